@@ -1,0 +1,103 @@
+"""What a caller may choose, as frozen dataclasses that check themselves.
+
+Knows nothing of models: numbers and names only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cmc_local.errors import UsageError
+
+Unmapped = Literal["neutral", "zero"]
+Fallback = Literal["first-piece", "none"]
+MidToken = Literal["join", "off"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn; names and defaults are llama.cpp's."""
+
+    temperature: float = 0.8
+    """0 is greedy: the most likely token, always."""
+    top_k: int = 40
+    """0 keeps the whole vocabulary."""
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    """How many of the last tokens the three penalties look at; -1 for the whole context."""
+    seed: int | None = None
+    """None draws a new one for each request."""
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 512
+    grammar: str | None = None
+    """GBNF; excludes `json_schema`."""
+    json_schema: str | None = None
+    """A JSON schema as JSON text; excludes `grammar`."""
+
+    def __post_init__(self) -> None:
+        _at_least("temperature", self.temperature, 0.0)
+        _at_least("top_k", self.top_k, 0)
+        _at_least("max_tokens", self.max_tokens, 1)
+        _at_least("penalty_last_n", self.penalty_last_n, -1)
+        for name in ("top_p", "min_p", "typical_p"):
+            _between(name, getattr(self, name), 0.0, 1.0)
+        if self.repeat_penalty <= 0.0:
+            raise UsageError(f"repeat_penalty must be above 0, not {self.repeat_penalty}")
+        if self.seed is not None:
+            _between("seed", self.seed, 0, 2**32 - 2)
+        if self.grammar is not None and self.json_schema is not None:
+            raise UsageError("grammar and json_schema exclude each other: give one of them")
+        if any(not text for text in self.stop):
+            raise UsageError("a stop text is empty: leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """How a delta's shift is carried over to the base model."""
+
+    unmapped: Unmapped = "neutral"
+    """Base tokens without counterpart: `neutral` keeps their total probability, `zero` adds 0."""
+    fallback: Fallback = "first-piece"
+    """The token map's second stage; `none` is the paper's rule alone."""
+    mid_token: MidToken = "join"
+    """Whether a base token inside what the delta says as one token is offered that token's shift."""
+
+    def __post_init__(self) -> None:
+        _one_of("unmapped", self.unmapped, ("neutral", "zero"))
+        _one_of("fallback", self.fallback, ("first-piece", "none"))
+        _one_of("mid_token", self.mid_token, ("join", "off"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Sizes that bound a loaded model."""
+
+    context: int = 0
+    """The base model's context in tokens; 0 takes what the GGUF was trained with."""
+    batch: int = 512
+    """Prompt tokens that one `llama_decode` takes."""
+
+    def __post_init__(self) -> None:
+        _at_least("context", self.context, 0)
+        _at_least("batch", self.batch, 1)
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise UsageError(f"{name} must be at least {low}, not {value}")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{name} must be between {low} and {high}, not {value}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
