@@ -1,0 +1,1 @@
+"""A small world of fictitious authors, on which the bundled models are trained and measured."""
