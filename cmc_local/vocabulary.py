@@ -1,8 +1,9 @@
 """What each token of a tokenizer means: its text as bytes, its role, its spelling.
 
-A spelling is how a tokenizer writes a token down (`▁Paris`, `ĠParis`, `<0x0A>`); its text is the bytes it
-stands for (`b" Paris"`, `b" Paris"`, `b"\\n"`). Everything later compares texts. A vocabulary comes from a
-`tokenizer.json` here, from a GGUF in `base_vocabulary.py`. Knows nothing of models or of other vocabularies.
+A spelling is how a tokenizer writes a token down (`▁Paris`, `ĠParis`, `<0x0A>`); its text is the
+bytes it stands for (`b" Paris"`, `b" Paris"`, `b"\\n"`). Everything later compares texts. A vocabulary
+comes from a `tokenizer.json` here, from a GGUF in `base_vocabulary.py`. Knows nothing of models or of
+other vocabularies.
 
     >>> byte_level_bytes("ĠParis"), metaspace_bytes("▁Paris"), byte_value("<0x0A>")
     (b' Paris', b' Paris', 10)
@@ -29,42 +30,21 @@ MAX_TOKENS = 4_000_000
 """More tokens than any vocabulary has: a larger id means a damaged or hostile file."""
 MAX_TOKEN_BYTES = 4096
 
+# fmt: off
 END_NAMES = (
-    *(
-        "</s>",
-        "<|end_of_text|>",
-        "<|endoftext|>",
-        "<eos>",
-        "<|eos|>",
-        "[EOS]",
-        "<EOS_TOKEN>",
-        "<|EOS_TOKEN|>",
-    ),
-    *(
-        "<｜end▁of▁sentence｜>",
-        "<|end▁of▁sentence|>",
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<end_of_turn>",
-        "<turn|>",
-    ),
-    *(
-        "<|end|>",
-        "<|eom_id|>",
-        "<|eot|>",
-        "<|END_OF_TURN_TOKEN|>",
-        "<|endofturn|>",
-        "<|return|>",
-        "<|call|>",
-    ),
-    *("<end_of_utterance>", "<|end_of_turn|>", "<EOT>", "_<EOT>", "<|EOT|>"),
+    "</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<|eos|>", "[EOS]", "<EOS_TOKEN>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>", "<|end\u2581of\u2581sentence|>", "<|im_end|>",
+    "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|eom_id|>", "<|eot|>",
+    "<|END_OF_TURN_TOKEN|>", "<|endofturn|>", "<|end_of_turn|>", "<end_of_utterance>",
+    "<|return|>", "<|call|>", "<EOT>", "_<EOT>", "<|EOT|>",
 )
 """Spellings that end a generation; the earliest one present is the tokenizer's main EOS."""
 BEGIN_NAMES = (
-    *("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|bos|>", "[BOS]", "<BOS_TOKEN>"),
-    *("<｜begin▁of▁sentence｜>", "<|begin▁of▁sentence|>", "[CLS]"),
+    "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|bos|>", "[BOS]", "<BOS_TOKEN>",
+    "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<|begin\u2581of\u2581sentence|>", "[CLS]",
 )
 """Spellings that begin a text, the earliest one present first."""
+# fmt: on
 
 _UNUSED = re.compile(
     r"<unused_?\d+>|\[unused\d+\]|\[PAD\d+\]|<\|?(?:reserved|unused)_(?:special_)?token_\d+\|?>"
@@ -107,8 +87,8 @@ class Vocabulary:
         longest = max(range(size), key=lambda i: len(self.tokens[i]))
         if len(self.tokens[longest]) > MAX_TOKEN_BYTES:
             raise TokenizerError(
-                f"token {longest} has {len(self.tokens[longest])} bytes, more than {MAX_TOKEN_BYTES}: "
-                "is the file damaged?"
+                f"token {longest} has {len(self.tokens[longest])} bytes, "
+                f"more than {MAX_TOKEN_BYTES}: is the file damaged?"
             )
         for name, token in (("EOS", self.eos_id), ("BOS", self.bos_id)):
             if token is not None and not 0 <= token < size:
@@ -152,7 +132,7 @@ class Vocabulary:
 
 @cache
 def _byte_of_char() -> dict[str, int]:
-    """GPT-2's remapping: printable Latin-1 bytes stand for themselves, the others from U+0100 on."""
+    """GPT-2's remapping: printable Latin-1 bytes are themselves, the others U+0100 and up."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}
@@ -162,7 +142,7 @@ def _byte_of_char() -> dict[str, int]:
 def byte_level_bytes(spelling: str) -> bytes:
     """The text of a byte-level BPE token: `ĠParis` is `b" Paris"`, `ĉ` a tab.
 
-    A spelling with a character outside the 256 stands for its own UTF-8, as in llama.cpp and `tokenizers`.
+    A spelling with a character outside the 256 stands for its own UTF-8.
     """
     table = _byte_of_char()
     try:
@@ -250,7 +230,7 @@ def _read(root: dict[str, Any]) -> Vocabulary:
 
 
 def _model_spellings(model: dict[str, Any]) -> dict[int, str]:
-    """id -> spelling of the model's own tokens, the added ones not among them or overwritten later."""
+    """id -> spelling of the model's own tokens; added tokens may overwrite them later."""
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind == "Unigram":
         return {i: str(piece[0]) for i, piece in enumerate(model["vocab"])}
@@ -276,7 +256,7 @@ def _unknown(model: dict[str, Any], names: list[str]) -> set[int]:
 def _begin_and_end(
     root: dict[str, Any], names: list[str], added: dict[int, Any]
 ) -> tuple[int | None, int | None, set[int]]:
-    """BOS, the main EOS, and every end token, from the post-processor's template and well-known names."""
+    """BOS, main EOS and every end token: by the post-processor's template and well-known names."""
     first, last = _template_ends(root.get("post_processor"))
     ids = {names[i]: i for i in added}
     if not ids.keys() & {*BEGIN_NAMES, *END_NAMES}:
@@ -327,7 +307,7 @@ def _text_rule(root: dict[str, Any]) -> Callable[[str], bytes]:
 
 
 def _wordpiece_rule(prefix: str) -> Callable[[str], bytes]:
-    """`##ing` goes on; any other token begins a word, which its space makes plain (as in llama.cpp)."""
+    """`##ing` goes on; any other token begins a word, which its space makes plain."""
 
     def rule(spelling: str) -> bytes:
         if spelling.startswith(prefix):
