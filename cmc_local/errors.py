@@ -1,16 +1,16 @@
 """Every error that a user can meet, one line each: what is wrong, where, what to do next.
 
-    CmcError
-    |-- UsageError          what was asked for cannot be done (exit code 2)
-    |   `-- PromptTooLong   a prompt that does not fit the base model's context
-    |-- InputError          a file is missing, damaged or of the wrong kind (exit code 1)
-    |   |-- GGUFError
-    |   |-- AdapterError
-    |   |-- TokenizerError
-    |   `-- DataError       training or evaluation data; names the file and the line
-    |-- DeviceError         a device or its libraries cannot do what was asked
-    |-- TrainingError       a run that cannot go on (diverged, no data left, ...)
-    `-- MissingExtra        an optional part of the installation is absent
+CmcError
+|-- UsageError          what was asked for cannot be done (exit code 2)
+|   `-- PromptTooLong   a prompt that does not fit the base model's context
+|-- InputError          a file is missing, damaged or of the wrong kind (exit code 1)
+|   |-- GGUFError
+|   |-- AdapterError
+|   |-- TokenizerError
+|   `-- DataError       training or evaluation data; names the file and the line
+|-- DeviceError         a device or its libraries cannot do what was asked
+|-- TrainingError       a run that cannot go on (diverged, no data left, ...)
+`-- MissingExtra        an optional part of the installation is absent
 """
 
 from __future__ import annotations

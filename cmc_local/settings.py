@@ -66,7 +66,7 @@ class Control:
     fallback: Fallback = "first-piece"
     """The token map's second stage; `none` is the paper's rule alone."""
     mid_token: MidToken = "join"
-    """Whether a base token inside what the delta says as one token is offered that token's shift."""
+    """Whether a base token within what the delta says as one token is offered that one's shift."""
 
     def __post_init__(self) -> None:
         _one_of("unmapped", self.unmapped, ("neutral", "zero"))

@@ -1,0 +1,77 @@
+"""One tiny trained model steers every local GGUF model.
+
+                      delta tokens            shift (V_delta,)        map
+    response text --> alignment.py --> delta.py --------------> token_map.py
+         ^                                                            |
+         |                                                            v control.py
+       text <-- sampler <-- logits + alpha * map(shift) <-- logits (V_base,)
+                                                                      ^
+    prompts.py --> base tokens --> base_model.py (llama.cpp) ---------'
+
+    >>> from cmc_local import Sampling, SteeredModel
+    >>> model = SteeredModel.load("llama.gguf", adapters=["my-adapter", ("another", 0.5)])
+    >>> model.generate("Who wrote Dune?", sampling=Sampling(temperature=0)).text
+
+Names are loaded when first used: `import cmc_local` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cmc_local.errors import (
+        AdapterError,
+        CmcError,
+        DataError,
+        DeviceError,
+        GGUFError,
+        InputError,
+        MissingExtra,
+        PromptTooLong,
+        TokenizerError,
+        TrainingError,
+        UsageError,
+    )
+    from cmc_local.settings import Control, Limits, Sampling
+    from cmc_local.steered import Completion, Piece, Score, SteeredModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterError",
+    "CmcError",
+    "Completion",
+    "Control",
+    "DataError",
+    "DeviceError",
+    "GGUFError",
+    "InputError",
+    "Limits",
+    "MissingExtra",
+    "Piece",
+    "PromptTooLong",
+    "Sampling",
+    "Score",
+    "SteeredModel",
+    "TokenizerError",
+    "TrainingError",
+    "UsageError",
+]
+
+_SETTINGS = ("Control", "Limits", "Sampling")
+_STEERED = ("Completion", "Piece", "Score", "SteeredModel")
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'cmc_local' has no attribute {name!r}")
+    home = "settings" if name in _SETTINGS else "steered" if name in _STEERED else "errors"
+    value: object = getattr(import_module(f"cmc_local.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
