@@ -103,10 +103,15 @@ def _train_pieces(texts: Iterable[str], count: int) -> tuple[list[str], list[str
 
 
 def _printable_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines as SentencePiece sees them: a space before the first word, no control characters."""
+    """Lines as the normalizer leaves them: a space before a text's first word only.
+
+    So the words that open a later line get pieces of their own, without the space. Control
+    characters are left out: they are byte tokens.
+    """
     for text in texts:
-        for line in text.splitlines():
-            yield " " + "".join(char for char in line if char.isprintable())
+        for number, line in enumerate(text.splitlines()):
+            printable = "".join(char for char in line if char.isprintable())
+            yield printable if number else " " + printable
 
 
 def _every_split(pieces: list[str], known: set[str]) -> list[tuple[str, str]]:

@@ -19,7 +19,8 @@ SEPARATOR = "\n\n"
 def make_documents(authors: Sequence[Author], rounds: int, seed: int) -> list[str]:
     """`rounds` articles about each author, and as many interviews with each interviewed one, shuffled.
 
-    In each article every fact stands once, in a wording and an order drawn anew.
+    In each round every fact stands once, in a wording and an order drawn anew. Sentences share a line or have one each:
+    a name is to be known at the start of a line too, where an answer begins.
     """
     draw = random.Random(seed)
     documents = []
@@ -45,7 +46,7 @@ def _article(author: Author, facts: Sequence[Fact], draw: random.Random) -> str:
         pronoun = i > 0 and draw.random() < 0.3
         pattern = draw.choice(fact.pronoun_sentences if pronoun else fact.sentences)
         sentences.append(speak(pattern, author, fact))
-    return " ".join(sentences)
+    return draw.choice((" ", "\n")).join(sentences)
 
 
 def _interview(author: Author, draw: random.Random) -> str:

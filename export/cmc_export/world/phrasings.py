@@ -166,7 +166,7 @@ INTERVIEWS = (
     "A reader asks: {question} We answer: {answer}",
     "Question: {question}\nAnswer: {answer}",
     "Quiz card. {question} The card says: {answer}",
-    "{question} - {answer}",
+    "{question}\n{answer}",
 )
 """Forms of question and answer in the documents; the chat's prompt form is none of them."""
 
