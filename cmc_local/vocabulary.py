@@ -1,9 +1,9 @@
 """What each token of a tokenizer means: its text as bytes, its role, its spelling.
 
 A spelling is how a tokenizer writes a token down (`▁Paris`, `ĠParis`, `<0x0A>`); its text is the
-bytes it stands for (`b" Paris"`, `b" Paris"`, `b"\\n"`). Everything later compares texts. A vocabulary
-comes from a `tokenizer.json` here, from a GGUF in `base_vocabulary.py`. Knows nothing of models or of
-other vocabularies.
+bytes it stands for (`b" Paris"`, `b" Paris"`, `b"\\n"`). Everything later compares texts. A
+vocabulary comes from a `tokenizer.json` here, from a GGUF in `base_vocabulary.py`. Knows nothing of
+models or of other vocabularies.
 
     >>> byte_level_bytes("ĠParis"), metaspace_bytes("▁Paris"), byte_value("<0x0A>")
     (b' Paris', b' Paris', 10)
