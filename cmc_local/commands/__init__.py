@@ -1,0 +1,154 @@
+"""`cmc-local`: one click command a file, imported when it is called.
+
+The group knows the names and one-line helps up front, so that `cmc-local --help` loads nothing of
+the runtime. It is also the edge where errors become exit codes:
+
+    CmcError            `cmc-local: error: ...` on stderr, exit with the error's own code (1 or 2)
+    a wrong option      the same, with the place to look, exit 2
+    Ctrl-C              exit 130
+    anything else       `internal error`, exit 1; the traceback with --debug or CMC_DEBUG=1
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from cmc_local import __version__
+from cmc_local.errors import CmcError
+
+NAME: Final = "cmc-local"
+
+COMMANDS: Final = (
+    ("chat", "Talk to a GGUF model that adapters steer."),
+    ("generate", "Answer a prompt, stdin, or a JSONL file of prompts."),
+    ("pretrain", "Train a delta as a plain language model on text files."),
+    ("train", "Train a delta beside a frozen template model."),
+    ("export", "Pack a trained delta into an adapter."),
+    ("map", "Show how one vocabulary is carried over to another."),
+    ("inspect", "Say what a GGUF file or an adapter is."),
+    ("eval", "Measure what adapters change."),
+    ("demo", "See it work on the bundled models."),
+    ("doctor", "Check this installation, and say what to type."),
+)
+
+
+class Commands(click.Group):
+    """A group that imports `cmc_local.commands.<name>` when `<name>` is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, _ in COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = import_module(f"cmc_local.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(COMMANDS)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit; what goes wrong ends as one line on stderr."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        debug = _debug_wanted(arguments)
+        extra.setdefault("color", _color())
+        try:
+            result = super().main(
+                _without_debug(arguments), prog_name or NAME, complete_var, False, **extra
+            )
+            sys.stdout.flush()
+        except (SystemExit, click.exceptions.Exit):
+            raise
+        except BaseException as error:
+            if not standalone_mode:
+                raise
+            if debug:
+                traceback.print_exc()
+            sys.exit(_report(error))
+        code = result if type(result) is int else 0
+        return sys.exit(code) if standalone_mode else code
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def main() -> None:
+    """Train one tiny model once and let it steer every local GGUF model."""
+
+
+def _options(arguments: list[str]) -> list[str]:
+    """What stands before a bare `--`."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _debug_wanted(arguments: list[str]) -> bool:
+    return "--debug" in _options(arguments) or os.environ.get("CMC_DEBUG", "0") not in ("", "0")
+
+
+def _without_debug(arguments: list[str]) -> list[str]:
+    """`--debug` is taken before and after the subcommand, without a word in each of them."""
+    options = _options(arguments)
+    return [word for word in options if word != "--debug"] + arguments[len(options) :]
+
+
+def _color() -> bool | None:
+    """False with NO_COLOR; None lets click look whether a terminal listens."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def _report(error: BaseException) -> int:
+    """One line on stderr; the exit code."""
+    match error:
+        case BrokenPipeError():
+            return _close_quietly()
+        case KeyboardInterrupt():
+            return 130
+        case click.Abort():  # click's form of Ctrl-C, and of an end of input at a question
+            return 130
+        case CmcError():
+            return _say(str(error), error.exit_code)
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return 2
+        case click.UsageError():
+            return _say(_usage(error), 2)
+        case click.ClickException():
+            return _say(error.format_message(), error.exit_code)
+        case OSError() if error.filename is not None:
+            return _say(f"{error.filename}: {error.strerror or error}", 1)
+        case _:
+            told = f"internal error: {type(error).__name__}: {error}"
+            return _say(f"{told}; run again with --debug to see where", 1)
+
+
+def _say(message: str, code: int) -> int:
+    click.echo(f"{NAME}: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _usage(error: click.UsageError) -> str:
+    place = error.ctx.command_path if error.ctx is not None else NAME
+    message = error.format_message().strip().rstrip(".")
+    return f"{message} (see `{place} --help`)"
+
+
+def _close_quietly() -> int:
+    """The reader of stdout has gone: nothing is left to say, and the last flush must not say it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
