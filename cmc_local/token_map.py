@@ -1,10 +1,11 @@
 """For each base token the delta token whose shift it takes: PM-MinED (arXiv 2410.17599).
 
 A base token of text `t` takes the delta token of the same text; else, among the delta tokens that
-begin with `t` or that `t` begins with, the one at the smallest edit distance (the lowest id on a tie).
-If one text begins with the other, that distance is the difference of their lengths, so look-ups of
-prefixes are enough. Tokens without text are matched by role. What is still without counterpart may
-take the first token of its text's encoding, which is what the delta would have to say next.
+begin with `t` or that `t` begins with, the one at the smallest edit distance (the lowest id on a
+tie). If one text begins with the other, that distance is the difference of their lengths, so
+look-ups of prefixes are enough. Tokens without text are matched by role. What is still without
+counterpart may take the first token of its text's encoding, which is what the delta would have to
+say next.
 
     delta   0 </s>   1 " "   2 " Par"   3 "is"   4 "ist"   5 <0x0A>
 

@@ -343,5 +343,6 @@ def _flat(section: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         yield section
         return
     lists = ("normalizers", "pretokenizers", "decoders", "processors")
-    for inner in next(section[key] for key in lists if key in section):
-        yield from _flat(inner)
+    for key in lists:
+        for inner in section.get(key) or ():
+            yield from _flat(inner)
