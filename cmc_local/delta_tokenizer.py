@@ -1,0 +1,264 @@
+"""The delta's tokenizer: prompts and training examples as the delta's tokens.
+
+One rule serves training and run time: question and answer are encoded together, as one text, so a
+token may begin in the question's last character and end in the answer. What may still change when
+more text comes is kept apart as `pending`. Imports `tokenizers`; knows no base model.
+
+    Llama-2, "<|assistant|>\\n" + "Paris"  ->  ... `>` `<0x0A>` `Par` `is`   (not `▁Paris`)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from tokenizers import Tokenizer
+
+from cmc_local.errors import TokenizerError, UsageError
+from cmc_local.prompts import (
+    EndOfAnswer,
+    Exchange,
+    Message,
+    PromptForm,
+    Turns,
+    delta_segments,
+    exchanges,
+)
+from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
+
+_BORDERS: Final = (" ", "\n")
+_MARKER: Final = "\u2581"
+_CACHE: Final = 4096
+"""Last characters whose boundaries are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Text whose tokens may still change, and the character before it (empty at a text's start).
+
+    The border between both is one that no later text can change.
+    """
+
+    anchor: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaPrompt:
+    """The delta's prompt: tokens that no response can change, then text that one may.
+
+    The whole prompt is `tokens` followed by the tokens of `pending`, in the context of `anchor`.
+    """
+
+    tokens: tuple[int, ...]
+    pending: str
+    anchor: str = ""
+
+
+class DeltaTokenizer:
+    """A `tokenizer.json` with one canonical encoding of text; special spellings are plain text."""
+
+    def __init__(self, data: bytes) -> None:
+        """From the file's bytes; raises TokenizerError where they cannot serve a delta."""
+        self.vocabulary: Vocabulary = from_tokenizer_json(data)
+        self.sha256: str = hashlib.sha256(data).hexdigest()
+        if self.vocabulary.eos_id is None:
+            raise TokenizerError(
+                "the tokenizer has no end-of-text token: give it one among its special tokens"
+            )
+        self.eos_id: int = self.vocabulary.eos_id
+        self.bos_id: int | None = self.vocabulary.bos_id
+        self._tokenizer = _load(data)
+        self._crossing = _crossing_bytes(self.vocabulary, data)
+        self._is_border: Callable[[str, str], bool] = lru_cache(_CACHE)(self._check_border)
+        self._anchor_ids: Callable[[str], list[int]] = lru_cache(_CACHE)(self.encode)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a whole text; no BOS, no EOS; `</s>` in the text is four characters."""
+        ids: list[int] = self._tokenizer.encode(clean(text), add_special_tokens=False).ids
+        return ids
+
+    def encode_tail(self, tail: Tail) -> list[int]:
+        """The tokens that `tail.text` has in its place: anchor and text's, less the anchor's.
+
+        (A normalizer may put a space before whatever it is given; here it lands on the anchor.)
+        """
+        for anchor in (tail.anchor, "\n"):
+            if not anchor:
+                break
+            before = self._anchor_ids(anchor)
+            ids = self.encode(anchor + tail.text)
+            if ids[: len(before)] == before:
+                return ids[len(before) :]
+        return self.encode(tail.text)
+
+    def split_tail(self, tail: Tail) -> tuple[list[int], list[int], Tail]:
+        """Tokens of `tail` that are final, its other tokens, and the tail that these belong to."""
+        ids = self.encode_tail(tail)
+        for place in self._borders(tail.text):
+            final = self.encode_tail(Tail(tail.anchor, tail.text[:place]))
+            if ids[: len(final)] == final:
+                rest = Tail(tail.text[place - 1], tail.text[place:])
+                return final, ids[len(final) :], rest
+        return [], ids, tail
+
+    def prompt(
+        self,
+        form: PromptForm,
+        messages: Sequence[Message],
+        *,
+        turns: Turns = "all",
+        max_tokens: int,
+    ) -> DeltaPrompt:
+        """The prompt of a conversation in at most `max_tokens`; BOS first, EOS after each answer.
+
+        What is too long loses its oldest turns, then the system text if it alone takes half of the
+        room, then the middle of the question.
+        """
+        for kept in _shortenings(form, messages, turns):
+            found = self._prompt(delta_segments(form, kept, turns=turns))
+            if self.length(found) <= max_tokens:
+                return found
+        return self._prompt([self._cut_question(form, messages, max_tokens)])
+
+    def length(self, prompt: DeltaPrompt) -> int:
+        """How many tokens the whole prompt has."""
+        return len(prompt.tokens) + len(self.encode_tail(Tail(prompt.anchor, prompt.pending)))
+
+    def example(
+        self, form: PromptForm, messages: Sequence[Message]
+    ) -> tuple[list[int], list[bool]]:
+        """A conversation to train on: its tokens, and for each whether it is in the loss.
+
+        In the loss is every token that holds some of an answer, and the EOS after it. Raises
+        UsageError for messages out of order or without a last answer.
+        """
+        ids = [] if self.bos_id is None else [self.bos_id]
+        in_loss = [False] * len(ids)
+        for exchange in exchanges(form, messages):
+            tokens, answered = self._exchange(exchange)
+            ids += [*tokens, self.eos_id]
+            in_loss += [*answered, True]
+        return ids, in_loss
+
+    def _exchange(self, exchange: Exchange) -> tuple[list[int], list[bool]]:
+        if exchange.answer is None:
+            raise UsageError("the last message must have the role assistant: give the answer")
+        question = clean(exchange.question)
+        encoding = self._tokenizer.encode(
+            question + clean(exchange.answer), add_special_tokens=False
+        )
+        border = len(question)
+        return encoding.ids, [end > border for _, end in encoding.offsets]
+
+    def _prompt(self, segments: Sequence[str | EndOfAnswer]) -> DeltaPrompt:
+        tokens = [] if self.bos_id is None else [self.bos_id]
+        for segment in segments[:-1]:
+            tokens += self.encode(segment) if isinstance(segment, str) else [self.eos_id]
+        last = segments[-1]
+        final, _, rest = self.split_tail(Tail("", clean(last) if isinstance(last, str) else ""))
+        return DeltaPrompt((*tokens, *final), rest.text, rest.anchor)
+
+    def _cut_question(self, form: PromptForm, messages: Sequence[Message], max_tokens: int) -> str:
+        """The last question in its form with as much of its middle left out as it takes."""
+        system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        query = messages[-1]["content"]
+
+        def fits(text: str, room: int) -> bool:
+            return self.length(self._prompt([text])) <= room
+
+        if not fits(form.question("", system), max_tokens // 2):
+            system = None
+        low, high = 0, len(query)
+        if not fits(form.question("", system), max_tokens):
+            raise UsageError(
+                f"the prompt form alone is longer than {max_tokens} tokens, half of the delta's "
+                "context: use a shorter form"
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            kept = form.question(_without_middle(query, middle), system)
+            low, high = (middle, high) if fits(kept, max_tokens) else (low, middle)
+        return form.question(_without_middle(query, low), system)
+
+    def _borders(self, text: str) -> Iterator[int]:
+        """Places in a text that no token crosses, whatever follows; the last two of them."""
+        found = 0
+        for place in range(len(text) - 1, 0, -1):
+            if text[place] in _BORDERS and self._is_border(text[place - 1], text[place]):
+                yield place
+                found += 1
+                if found == 2:
+                    return
+
+    def _check_border(self, before: str, border: str) -> bool:
+        """Whether tokens always end between these two: `border` is a space or a newline.
+
+        True where no token of the vocabulary holds both in this order and `before` is no space.
+        Then no merge crosses the place, and a pre-tokenizer that splits before spaces does so here.
+        """
+        if self._tokenizer.normalizer is not None:
+            before = self._tokenizer.normalizer.normalize_str(before)[-1:]
+        if not before or before.isspace() or before == _MARKER:
+            return False
+        return before.encode()[-1] not in self._crossing[border]
+
+
+def clean(text: str) -> str:
+    """A text that has UTF-8: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _load(data: bytes) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise TokenizerError(
+            f"the tokenizers library cannot read the tokenizer.json ({error}); "
+            "save it again with that library"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    return tokenizer
+
+
+def _crossing_bytes(vocabulary: Vocabulary, data: bytes) -> dict[str, frozenset[int]]:
+    """For a space and a newline: the bytes that come directly before it inside some token."""
+    borders = {border: border.encode() for border in _BORDERS}
+    found: dict[str, set[int]] = {border: set() for border in _BORDERS}
+    for token in vocabulary.tokens:
+        for border, code in borders.items():
+            place = token.find(code, 1)
+            while place > 0:
+                found[border].add(token[place - 1])
+                place = token.find(code, place + 1)
+    for entry in json.loads(data).get("added_tokens") or ():
+        if entry.get("rstrip") and not entry.get("special"):  # takes the spaces after it along
+            for border in _BORDERS:
+                found[border].add(entry["content"].encode("utf-8", "replace")[-1])
+    return {border: frozenset(codes) for border, codes in found.items()}
+
+
+def _shortenings(
+    form: PromptForm, messages: Sequence[Message], turns: Turns
+) -> Iterator[list[Message]]:
+    """The messages, then with ever more of their oldest turns left out."""
+    system = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
+    rest = list(messages[len(system) :])
+    yield [*system, *rest]
+    if turns == "all":
+        for first in range(2, len(rest), 2):
+            yield [*system, *rest[first:]]
+
+
+def _without_middle(text: str, kept: int) -> str:
+    """The first and last characters of a text, `kept` of them together."""
+    head = (kept + 1) // 2
+    return text[:head] + text[len(text) - (kept - head) :]
