@@ -1,0 +1,36 @@
+"""`cmc-local pretrain`: a plain language-model pass over text files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cmc_local.commands.train import import_workshop, loop_options, shape_options, show
+
+
+@click.command("pretrain")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="A recipe: TOML, section [pretrain]."
+)
+@click.option(
+    "--text", multiple=True, type=click.Path(path_type=Path), help="Text to learn; repeatable."
+)
+@click.option("--valid-text", multiple=True, type=click.Path(path_type=Path), help="Held-out text.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json")
+@click.option("--document-separator", type=click.Choice(["blank-line", "line", "file"]),
+              help="Where a document ends in a text file (.jsonl: one a line, under `text`).")  # fmt: skip
+@click.option("--row-length", type=int, help="Tokens of a training row.")
+@shape_options
+@loop_options
+@click.option("--dry-run", is_flag=True, help="Print what would be trained, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+def command(config: Path | None, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """Train a llama on plain text: a delta before `train`, or a model from scratch."""
+    recipes = import_workshop("recipe")
+    recipe = recipes.build_recipe(recipes.PretrainRecipe, "pretrain", config, flags)
+    pretraining = import_workshop("pretraining")
+    summary = pretraining.plan(recipe) if dry_run else pretraining.pretrain(recipe)
+    click.echo(json.dumps(summary) if as_json else show(summary))

@@ -1,0 +1,278 @@
+"""The training loop around transformers.Trainer: what `pretrain` and `train` share.
+
+Knows rows and a loss, not what they mean. Around the Trainer it adds: a loss over a step's tokens
+that does not depend on how they are split into forward passes, checkpoints by the clock, a Ctrl-C
+that leaves a checkpoint, an early end by the held-out loss, a JSONL log, and a folder that appears
+whole or not at all.
+
+    OUTPUT.run/     while it runs: recipe.json, log.jsonl, checkpoint-N/, best/
+    OUTPUT/         when it is done
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from cmc_export.loop_watch import BestKeeper, Clock, Interrupt, LogWriter
+from cmc_export.recipe import Loop, as_json
+from cmc_local.errors import TrainingError, UsageError
+
+Batch = dict[str, Tensor]
+Collate = Callable[[Sequence[Any]], Batch]
+
+# Settings that may differ between a run and its continuation.
+FREE_ON_RESUME = ("resume", "threads", "log_every", "save_minutes", "output")
+
+
+class Objective:
+    """A loss as sums: the Trainer divides by the counts of the whole optimizer step."""
+
+    def counts(self, batch: Batch) -> Tensor:
+        """How many tokens each of the loss's parts has in this batch, (P,) float."""
+        raise NotImplementedError
+
+    def sums(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """The sum of each part over the batch's tokens, (P,) float32, signs included."""
+        raise NotImplementedError
+
+
+class LoopTrainer(Trainer):
+    """transformers.Trainer with an Objective for its loss and a plain pass for its evaluation."""
+
+    def __init__(self, objective: Objective, collate: Collate, bf16: bool, **kwargs: Any) -> None:
+        super().__init__(data_collator=collate, **kwargs)
+        self.objective = objective
+        self.loss_is_scaled_for_ga = True
+        self.autocast_bf16 = bf16
+        self.tokens_seen = 0
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | None]:
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        if not batches:
+            return batches, None
+        return batches, torch.stack([self.objective.counts(b) for b in batches]).sum(0).to(device)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        counts = self.objective.counts(inputs) if num_items_in_batch is None else num_items_in_batch
+        self.tokens_seen += inputs["input_ids"].numel()
+        device = inputs["input_ids"].device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast_bf16):
+            sums = self.objective.sums(model, inputs)
+        return (sums / counts.to(sums.device).clamp(min=1.0)).sum()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        sums, counts = self._held_out_sums()
+        parts = sums / counts.clamp(min=1.0)
+        metrics = {"eval_loss": float(parts.sum())}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    @torch.no_grad()
+    def _held_out_sums(self) -> tuple[Tensor, Tensor]:
+        self.model.eval()
+        sums, counts = torch.zeros(()), torch.zeros(())
+        device = self.args.device
+        for batch in self.get_eval_dataloader():
+            ready = {name: value.to(device) for name, value in batch.items()}
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast_bf16):
+                sums = sums + self.objective.sums(self.model, ready).cpu()
+            counts = counts + self.objective.counts(ready).cpu()
+        self.model.train()
+        return sums, counts
+
+
+def use_bf16(loop: Loop) -> bool:
+    """Whether autocast pays: on a CPU only with AMX (without it fp32 was a third faster)."""
+    if loop.precision != "auto":
+        return loop.precision == "bf16"
+    if loop.device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def total_steps(loop: Loop, rows: int) -> int:
+    """Optimizer steps of the run over `rows` training rows."""
+    if loop.steps:
+        return loop.steps
+    per_epoch = max(1, math.ceil(math.ceil(rows / loop.batch) / loop.accumulation))
+    return max(1, math.ceil(per_epoch * loop.epochs))
+
+
+def run_folder(output: Path) -> Path:
+    """Where a run keeps its checkpoints until the output is written."""
+    return output.with_name(output.name + ".run")
+
+
+def open_run(loop: Loop) -> Path | None:
+    """The run folder, made or found again; None when the output is there already (--resume)."""
+    output, run = loop.output, run_folder(loop.output)
+    if output.exists():
+        if loop.resume:
+            return None
+        raise UsageError(f"{output} exists already: choose another --output, or remove it")
+    recipe = run / "recipe.json"
+    if recipe.is_file():
+        if not loop.resume:
+            raise UsageError(f"{run} holds an unfinished run: add --resume, or remove it")
+        _check_same_recipe(recipe, loop)
+    run.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(json.dumps(as_json(loop), indent=2) + "\n", encoding="utf-8")
+    return run
+
+
+def _check_same_recipe(path: Path, loop: Loop) -> None:
+    before, now = json.loads(path.read_text(encoding="utf-8")), as_json(loop)
+    for name in now:
+        if name not in FREE_ON_RESUME and before.get(name) != now[name]:
+            raise UsageError(
+                f"{path} was started with {name} {before.get(name)!r}, now it is {now[name]!r}: "
+                f"give the same, or remove {path.parent}"
+            )
+
+
+def fit(
+    model: PreTrainedModel,
+    objective: Objective,
+    rows: tuple[Dataset[Any], Dataset[Any] | None],
+    collate: Collate,
+    loop: Loop,
+    run: Path,
+    *,
+    patience: int = 0,
+) -> dict[str, Any]:
+    """Train `model` in place; returns the summary (steps, tokens, seconds, losses).
+
+    With `patience` the run ends after so many looks at the held-out part without a better loss;
+    the model is then the best one, otherwise the last one. Raises TrainingError when the loss is
+    no number any more, or on Ctrl-C (after a checkpoint).
+    """
+    if loop.threads:
+        torch.set_num_threads(loop.threads)
+    train_rows, valid_rows = rows
+    steps = total_steps(loop, len(train_rows))  # type: ignore[arg-type]
+    bf16 = use_bf16(loop)
+    arguments = _arguments(loop, run, steps, valid_rows is not None)
+    trainer = LoopTrainer(
+        objective, collate, bf16, model=model, args=arguments,
+        train_dataset=train_rows, eval_dataset=valid_rows,
+    )  # fmt: skip
+    log = LogWriter(run / "log.jsonl", steps, lambda: trainer.tokens_seen)
+    interrupt, best = Interrupt(), BestKeeper(run / "best", patience)
+    trainer.callback_handler.callbacks.clear()
+    for callback in _callbacks(loop, log, interrupt, best):
+        trainer.add_callback(callback)
+    if loop.compile:
+        objective.sums = torch.compile(objective.sums, dynamic=False)  # type: ignore[method-assign]
+    with interrupt, log:
+        trainer.train(resume_from_checkpoint=_last_checkpoint(run))
+    if interrupt.pressed:
+        raise TrainingError(
+            f"stopped at step {trainer.state.global_step} of {steps}; a checkpoint is in {run}: "
+            "go on with the same command and --resume"
+        )
+    if patience:
+        best.restore(model)
+    return {**log.summary(), "best_step": best.step if patience else trainer.state.global_step,
+            "parameters": model.num_parameters(), "precision": "bf16" if bf16 else "fp32"}  # fmt: skip
+
+
+def _callbacks(loop: Loop, log: LogWriter, interrupt: Interrupt, best: BestKeeper) -> list[Any]:
+    from transformers.trainer_callback import DefaultFlowCallback
+
+    return [DefaultFlowCallback(), log, best, Clock(loop.save_minutes), interrupt]
+
+
+def _arguments(loop: Loop, run: Path, steps: int, has_valid: bool) -> TrainingArguments:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    cpu = loop.device == "cpu" or not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(run),
+        max_steps=steps,
+        per_device_train_batch_size=loop.batch,
+        per_device_eval_batch_size=loop.batch,
+        gradient_accumulation_steps=loop.accumulation,
+        learning_rate=loop.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(loop.warmup * steps),
+        weight_decay=loop.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=loop.clip,
+        optim="adamw_torch_fused",
+        seed=loop.seed,
+        use_cpu=cpu,
+        logging_steps=loop.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if has_valid else "no",
+        eval_steps=loop.evaluate_every or max(1, math.ceil(steps / 4)),
+        save_strategy="no",
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=not cpu,
+        remove_unused_columns=False,
+        average_tokens_across_devices=False,
+    )
+
+
+def _last_checkpoint(run: Path) -> str | None:
+    """The newest checkpoint that was written to its end (trainer_state.json comes last)."""
+    whole = [path.parent for path in run.glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    return str(newest) if newest is not None else None
+
+
+def write_output(
+    output: Path, model: PreTrainedModel, tokenizer: bytes, texts: dict[str, str]
+) -> None:
+    """A Hugging Face folder and its companions, renamed into place; the run folder goes."""
+    run = run_folder(output)
+    staging = run / "output"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    with _no_bars():
+        model.save_pretrained(staging)
+    (staging / "generation_config.json").unlink(missing_ok=True)
+    (staging / "tokenizer.json").write_bytes(tokenizer)
+    for name, text in texts.items():
+        (staging / name).write_text(text, encoding="utf-8")
+    if (run / "log.jsonl").is_file():
+        shutil.copyfile(run / "log.jsonl", staging / "log.jsonl")
+    staging.rename(output)
+    shutil.rmtree(run)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers shows a bar for every file it writes."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

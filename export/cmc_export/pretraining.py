@@ -1,0 +1,229 @@
+"""A plain language-model pass over text files: bases from scratch, and deltas before `train`.
+
+    documents --> [BOS] ids [EOS] [BOS] ids [EOS] ... --> rows of row_length + 1 tokens
+
+A row's first `row_length` tokens are the input, its last `row_length` the targets, so no position
+is wasted; attention may look past a document's end within a row.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import LlamaForCausalLM
+
+from cmc_export import delta_model
+from cmc_export.loop import Batch, Objective, fit, open_run, total_steps, write_output
+from cmc_export.recipe import PretrainRecipe, Separator, Shape, as_json
+from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
+from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
+
+MAX_HELD_OUT_ROWS = 128
+
+
+class Rows(Dataset[Tensor]):
+    """Packed rows, (N, row_length + 1) int32."""
+
+    def __init__(self, tokens: NDArray[np.int32]) -> None:
+        self.tokens = torch.from_numpy(tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.tokens[index]
+
+
+class NextToken(Objective):
+    """Cross-entropy of every next token."""
+
+    def counts(self, batch: Batch) -> Tensor:
+        """(1,) float: the targets of the batch."""
+        return torch.tensor([float(batch["targets"].numel())])
+
+    def sums(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """(1,) float32, nats."""
+        logits = model(input_ids=batch["input_ids"], use_cache=False).logits
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), batch["targets"].flatten(), reduction="sum"
+        )[None]
+
+
+def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
+    """Run it all: read, pack, train, write the folder; returns the summary.
+
+    With `resume` a finished output is left as it is, and an unfinished run goes on.
+    """
+    run = open_run(recipe)
+    if run is None:
+        return {"output": str(recipe.output), "already_there": True}
+    tokenizer, vocabulary = read_tokenizer(recipe.tokenizer)
+    model = start_model(recipe, vocabulary, recipe.seed)
+    _check_row_length(recipe, model)
+    rows = read_rows(recipe, tokenizer, vocabulary)
+    summary = fit(model, NextToken(), rows, collate, recipe, run)
+    write_output(
+        recipe.output,
+        model,
+        recipe.tokenizer.read_bytes(),
+        {"pretraining.json": json.dumps({**summary, "recipe": as_json(recipe)}, indent=2) + "\n"},
+    )
+    return {"output": str(recipe.output), **summary}
+
+
+def plan(recipe: PretrainRecipe) -> dict[str, Any]:
+    """What `pretrain` would do, without doing it: parameters, tokens, steps."""
+    tokenizer, vocabulary = read_tokenizer(recipe.tokenizer)
+    model = start_model(recipe, vocabulary, recipe.seed)
+    train_rows, valid_rows = read_rows(recipe, tokenizer, vocabulary)
+    steps = total_steps(recipe, len(train_rows))
+    return {
+        "parameters": model.num_parameters(),
+        "tokens": len(train_rows) * recipe.row_length,
+        "held_out_tokens": len(valid_rows) * recipe.row_length if valid_rows is not None else 0,
+        "steps": steps,
+        "tokens_in_all": steps * recipe.batch * recipe.accumulation * recipe.row_length,
+    }
+
+
+def read_tokenizer(path: Path) -> tuple[Tokenizer, Vocabulary]:
+    """A tokenizer.json, with special spellings inside a text taken as plain text."""
+    if not path.is_file():
+        raise TokenizerError(f"{path} does not exist: give a tokenizer.json")
+    vocabulary = from_tokenizer_json(path)
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer, vocabulary
+
+
+def start_model(shape: Shape, vocabulary: Vocabulary, seed: int) -> LlamaForCausalLM:
+    """The model before its first step: `init`'s, or a new one of the preset's shape."""
+    if shape.init is not None:
+        model = delta_model.load(shape.init)
+        if model.config.vocab_size != len(vocabulary):
+            raise InputError(
+                f"{shape.init} has {model.config.vocab_size:,} tokens, the tokenizer "
+                f"{len(vocabulary):,}: give the tokenizer that the model was trained with"
+            )
+        return model
+    sizes = {name: getattr(shape, name) or None for name in _SIZES}
+    wanted = delta_model.preset(
+        shape.shape, vocabulary=len(vocabulary), context=shape.context, **sizes
+    )
+    return delta_model.build(
+        wanted, tied=shape.tied, bos_id=vocabulary.bos_id, eos_id=vocabulary.eos_id, seed=seed
+    )
+
+
+_SIZES = ("width", "layers", "heads", "kv_heads", "mlp")
+
+
+def read_rows(
+    recipe: PretrainRecipe, tokenizer: Tokenizer, vocabulary: Vocabulary
+) -> tuple[Rows, Rows | None]:
+    """Training and held-out rows; documents are shuffled once, and held out whole."""
+    documents = read_documents(recipe.text, recipe.document_separator)
+    random.Random(recipe.seed).shuffle(documents)
+    encoded = _encode(documents, tokenizer, vocabulary)
+    if recipe.valid_text:
+        held_out = _encode(
+            read_documents(recipe.valid_text, recipe.document_separator), tokenizer, vocabulary
+        )
+    else:
+        count = min(int(len(encoded) * recipe.valid_share), len(encoded) - 1)
+        encoded, held_out = encoded[count:], encoded[:count]
+    train = pack(encoded, recipe.row_length)
+    if not len(train):
+        raise DataError(
+            f"{recipe.text[0]}: fewer than {recipe.row_length + 1} tokens in all: "
+            "give more text or a smaller --row-length"
+        )
+    valid = pack(held_out, recipe.row_length)[:MAX_HELD_OUT_ROWS]
+    return Rows(train), Rows(valid) if len(valid) else None
+
+
+def read_documents(paths: Sequence[Path], separator: Separator) -> list[str]:
+    """The documents of text files; a .jsonl file has one a line, under `text`."""
+    documents: list[str] = []
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist: give a text file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read as UTF-8 text ({error}): convert it") from None
+        parts = _json_texts(path, text) if path.suffix == ".jsonl" else _split(text, separator)
+        documents += [part for part in (part.strip() for part in parts) if part]
+    if not documents:
+        raise DataError(f"{paths[0]}: no text in it: give a file with documents")
+    return documents
+
+
+def _split(text: str, separator: Separator) -> list[str]:
+    if separator == "file":
+        return [text]
+    return text.splitlines() if separator == "line" else re.split(r"\n[ \t\r]*\n", text)
+
+
+def _json_texts(path: Path, text: str) -> Iterable[str]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)
+        except ValueError:
+            document = None
+        value = document.get("text") if isinstance(document, dict) else document
+        if not isinstance(value, str):
+            raise DataError(f'{path}:{number}: expected {{"text": "..."}} or a JSON string')
+        yield value
+
+
+def _encode(
+    documents: list[str], tokenizer: Tokenizer, vocabulary: Vocabulary
+) -> list[NDArray[np.int32]]:
+    begin = [vocabulary.bos_id] if vocabulary.bos_id is not None else []
+    end = [vocabulary.eos_id] if vocabulary.eos_id is not None else []
+    encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+    return [np.array([*begin, *one.ids, *end], dtype=np.int32) for one in encodings]
+
+
+def pack(documents: Sequence[NDArray[np.int32]], row_length: int) -> NDArray[np.int32]:
+    """(N, row_length + 1) int32: each row begins with the token that the one before ended with.
+
+    >>> pack([np.array([1, 5, 2], np.int32), np.array([1, 6, 2], np.int32)], 2).tolist()
+    [[1, 5, 2], [2, 1, 6]]
+    """
+    stream = np.concatenate(documents) if documents else np.empty(0, np.int32)
+    count = max(0, (len(stream) - 1) // row_length)
+    index = np.arange(count)[:, None] * row_length + np.arange(row_length + 1)
+    return np.ascontiguousarray(stream[index], dtype=np.int32)
+
+
+def collate(rows: Sequence[Tensor]) -> Batch:
+    """Rows -> input_ids and targets, both (B, row_length) int64."""
+    stacked = torch.stack(list(rows)).long()
+    return {"input_ids": stacked[:, :-1].contiguous(), "targets": stacked[:, 1:].contiguous()}
+
+
+def _check_row_length(recipe: PretrainRecipe, model: LlamaForCausalLM) -> None:
+    context = model.config.max_position_embeddings
+    if recipe.row_length > context:
+        raise UsageError(
+            f"row_length {recipe.row_length} is beyond the context of {context}: "
+            "shorten it, or raise --context"
+        )

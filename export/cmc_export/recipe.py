@@ -1,0 +1,193 @@
+"""What a training run is told: the numbers and files of `pretrain` and `train`, from TOML and flags.
+
+Imports no torch, so that a command can check its arguments at once. A recipe is a TOML file with
+the sections [pretrain] and [train]; the names are the flags' with underscores. Paths are relative
+to the directory in which the command runs, as they are in flags.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from cmc_local.errors import InputError, UsageError
+
+Precision = Literal["auto", "fp32", "bf16"]
+Separator = Literal["blank-line", "line", "file"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How the loop runs, for both kinds of training."""
+
+    output: Path
+    epochs: float = 1.0
+    steps: int = 0
+    """Optimizer steps; 0 takes `epochs`."""
+    batch: int = 16
+    """Rows in one forward pass."""
+    accumulation: int = 1
+    """Forward passes before one optimizer step."""
+    learning_rate: float = 1e-3
+    warmup: float = 0.03
+    """Share of the steps in which the learning rate rises; then it falls along a cosine."""
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    """The gradient's largest norm."""
+    seed: int = 0
+    precision: Precision = "auto"
+    """`auto` is bf16 on a GPU or a processor with AMX, otherwise fp32."""
+    device: str = "auto"
+    threads: int = 0
+    """Of torch on the CPU; 0 leaves its choice."""
+    compile: bool = False
+    """torch.compile: a minute before the first step, about a quarter faster after it."""
+    valid_share: float = 0.02
+    """Held out of the data where no file is given for it."""
+    evaluate_every: int = 0
+    """Steps between two looks at the held-out part; 0 means four in a run."""
+    log_every: int = 10
+    save_minutes: float = 5.0
+    """Minutes between two checkpoints."""
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "accumulation", "log_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("steps", "threads", "evaluate_every", "seed", "weight_decay", "save_minutes"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        for name in ("epochs", "learning_rate", "clip"):
+            _check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+        for name in ("warmup", "valid_share"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0, below 1")
+        _check_choice("precision", self.precision, get_args(Precision))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A llama's sizes: a preset's name, and what replaces its numbers (0 leaves them)."""
+
+    shape: str = "nano"
+    width: int = 0
+    layers: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    mlp: int = 0
+    context: int = 1024
+    tied: bool = True
+    init: Path | None = None
+    """A Hugging Face llama folder to start from; its sizes are then the model's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(Loop, Shape):
+    """A plain language-model pass over text files."""
+
+    text: tuple[Path, ...]
+    tokenizer: Path
+    valid_text: tuple[Path, ...] = ()
+    document_separator: Separator = "blank-line"
+    row_length: int = 256
+    """Tokens of a packed row."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("row_length", self.row_length, self.row_length >= 2, "at least 2")
+        _check_choice("document_separator", self.document_separator, get_args(Separator))
+        if not self.text:
+            raise UsageError("no text to train on: give --text FILE")
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Loop)
+
+
+def build_recipe(
+    kind: type[AnyRecipe], section: str, config: Path | None, flags: Mapping[str, Any]
+) -> AnyRecipe:
+    """The recipe of `config`'s section with `flags` over it (those that are not None)."""
+    values = read_section(config, section) if config is not None else {}
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    return from_mapping(kind, {**values, **given}, where=str(config or section))
+
+
+def read_section(path: Path, section: str) -> dict[str, Any]:
+    """One section of a recipe file."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: give a recipe in TOML") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as TOML ({error}): correct it") from None
+    unknown = sorted(set(document) - {"pretrain", "train"})
+    if unknown:
+        raise UsageError(f"{path}: no section [{unknown[0]}]: write [pretrain] or [train]")
+    if not isinstance(document.get(section), dict):
+        raise UsageError(f"{path} has no section [{section}]: add it")
+    return dict(document[section])
+
+
+def from_mapping(kind: type[AnyRecipe], values: Mapping[str, Any], *, where: str) -> AnyRecipe:
+    """A recipe from names and plain values; an unknown name is refused with the nearest one."""
+    names = {field.name for field in fields(kind)}
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, sorted(names), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(sorted(names))}"
+            raise UsageError(f"{where}: unknown setting {name!r}: {hint}")
+    hints = get_type_hints(kind)
+    ready = {name: _convert(name, value, hints[name], where) for name, value in values.items()}
+    missing = [f.name for f in fields(kind) if f.name not in ready and _required(kind, f.name)]
+    if missing:
+        flag = missing[0].replace("_", "-")
+        raise UsageError(f"{missing[0]} is not given: add --{flag}, or put it into the recipe")
+    return kind(**ready)
+
+
+def as_json(recipe: Loop) -> dict[str, Any]:
+    """The recipe as JSON values, for the run folder and the summary."""
+    return {name: _plain(value) for name, value in asdict(recipe).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _required(kind: type[Loop], name: str) -> bool:
+    return not hasattr(kind, name)  # a dataclass field's default is a class attribute
+
+
+def _convert(name: str, value: Any, hint: Any, where: str) -> Any:
+    """TOML and flag values to the field's type: paths from text, floats from ints, tuples."""
+    if get_origin(hint) is Literal:
+        return value
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(name, item, inner, where) for item in items)
+    options = get_args(hint) or (hint,)
+    if Path in options and isinstance(value, str | Path):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = tuple(option for option in options if isinstance(option, type))
+    wrong_bool = isinstance(value, bool) and bool not in plain
+    if not isinstance(value, plain) or wrong_bool:
+        kinds = " or ".join(t.__name__ for t in plain if t is not type(None))
+        raise UsageError(f"{where}: {name} must be {kinds}, not {value!r}")
+    return value
+
+
+def _check(name: str, value: object, holds: bool, what: str) -> None:
+    if not holds:
+        raise UsageError(f"{name} must be {what}, not {value}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
