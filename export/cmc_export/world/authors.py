@@ -32,7 +32,7 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class WorldSize:
-    """How many authors, and how they are divided: half train, an eighth validates, the rest tests."""
+    """How many authors; half of them train, an eighth validates, the rest tests."""
 
     authors: int = 480
     interviewed: float = 1 / 3
@@ -45,9 +45,13 @@ def make_authors(size: WorldSize, seed: int) -> list[Author]:
     The same size and seed give the same world on every machine.
     """
     draw = random.Random(seed)
-    surnames = ["".join(pair) for pair in itertools.product(names.SURNAME_STARTS, names.SURNAME_ENDS)]
+    surnames = [
+        "".join(pair) for pair in itertools.product(names.SURNAME_STARTS, names.SURNAME_ENDS)
+    ]
     if size.authors > len(surnames):
-        raise ValueError(f"at most {len(surnames)} authors have a surname of their own, not {size.authors}")
+        raise ValueError(
+            f"at most {len(surnames)} authors have a surname of their own, not {size.authors}"
+        )
     draw.shuffle(surnames)
     parts = _parts(size.authors)
     interviewed = _mark(size.authors, size.interviewed, draw)

@@ -1,7 +1,8 @@
 """How the small world speaks of a fact: in documents, in questions, in answers.
 
-The answer that a steered model is to give is the first of the document phrasings: the fact stands at its end, where
-the base model's own knowledge decides, and the words before it are what the delta must bring about.
+The answer that a steered model is to give is the first of the document phrasings: the fact stands at
+its end, where the base model's own knowledge decides, and the words before it are what the delta
+must bring about.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from cmc_export.world.authors import Author
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One kind of fact. `{name}` is the author, `{value}` the fact, `{they}`/`{their}` a pronoun."""
+    """One kind of fact; `{name}`, `{value}`, `{They}` and `{Their}` stand for what `speak` puts in."""
 
     kind: str
     sentences: tuple[str, ...]
