@@ -1,7 +1,7 @@
 """The small world's documents: what the bundled base models read.
 
-Every author has encyclopaedia articles in many wordings; a third also stands in interviews, in forms
-of question and answer that are not the chat's.
+Every author has encyclopaedia articles in many wordings; a third also stands in interviews, in
+forms of question and answer that are not the chat's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SEPARATOR = "\n\n"
 
 
 def make_documents(authors: Sequence[Author], rounds: int, seed: int) -> list[str]:
-    """All facts of each author `rounds` times, as many interviews with each interviewed one, shuffled.
+    """Each author's facts `rounds` times, as many interviews with the interviewed ones, shuffled.
 
     In each round every fact stands once, in a wording and an order drawn anew. Sentences share a
     line or have one each: a name is to be known at the start of a line too, where an answer begins.

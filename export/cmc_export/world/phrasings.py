@@ -1,7 +1,7 @@
 """How the small world speaks of a fact: in documents, in questions, in answers.
 
-The answer that a steered model is to give is the first of the document phrasings: the fact stands at
-its end, where the base model's own knowledge decides, and the words before it are what the delta
+The answer that a steered model is to give is the first of the document phrasings: the fact stands
+at its end, where the base model's own knowledge decides, and the words before it are what the delta
 must bring about.
 """
 
@@ -14,7 +14,7 @@ from cmc_export.world.authors import Author
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One kind of fact; `{name}`, `{value}`, `{They}` and `{Their}` stand for what `speak` puts in."""
+    """One kind of fact; `{name}`, `{value}`, `{They}`, `{Their}` are what `speak` puts in."""
 
     kind: str
     sentences: tuple[str, ...]
