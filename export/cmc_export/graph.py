@@ -113,8 +113,10 @@ class Projection(nn.Module):
         self.product = storage.linear(weight.to(storage.dtype))
         self.bias: Tensor | None = None
         if any(layer.bias is not None for layer in layers):
-            zero = [torch.zeros(layer.out_features) for layer in layers]
-            parts = [z if b.bias is None else b.bias.detach() for b, z in zip(layers, zero)]
+            parts = [
+                torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+                for layer in layers
+            ]
             self.bias = nn.Buffer(torch.cat([p.float() for p in parts]).to(storage.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
