@@ -8,20 +8,25 @@ from typing import Any
 
 import click
 
-from cmc_local.commands.train import import_workshop, loop_options, shape_options, show
+from cmc_local.commands.train import (
+    import_workshop,
+    loop_options,
+    path_option,
+    shape_options,
+    show,
+)
 
 
 @click.command("pretrain")
+@path_option("--config", "A recipe: TOML, section [pretrain].")
+@path_option("--text", "Text to learn; repeatable.", multiple=True)
+@path_option("--valid-text", "Held-out text; repeatable.", multiple=True)
+@path_option("--tokenizer", "tokenizer.json of the model.")
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="A recipe: TOML, section [pretrain]."
+    "--document-separator",
+    type=click.Choice(["blank-line", "line", "file"]),
+    help="What ends a document in a text file (.jsonl: one a line, under `text`).",
 )
-@click.option(
-    "--text", multiple=True, type=click.Path(path_type=Path), help="Text to learn; repeatable."
-)
-@click.option("--valid-text", multiple=True, type=click.Path(path_type=Path), help="Held-out text.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json")
-@click.option("--document-separator", type=click.Choice(["blank-line", "line", "file"]),
-              help="Where a document ends in a text file (.jsonl: one a line, under `text`).")  # fmt: skip
 @click.option("--row-length", type=int, help="Tokens of a training row.")
 @shape_options
 @loop_options

@@ -28,8 +28,9 @@ def import_workshop(module: str) -> Any:
         ) from None
 
 
-def _path(name: str, text: str) -> Callable[[Command], Command]:
-    return click.option(name, type=click.Path(path_type=Path), help=text)
+def path_option(name: str, text: str, **more: Any) -> Callable[[Command], Command]:
+    """An option that holds a path; whether it exists is said by the library."""
+    return click.option(name, type=click.Path(path_type=Path), help=text, **more)
 
 
 def shape_options(command: Command) -> Command:
@@ -43,7 +44,7 @@ def shape_options(command: Command) -> Command:
         click.option("--mlp", type=int, help="Instead of the preset's."),
         click.option("--context", type=int, help="Longest text in tokens (1,024)."),
         click.option("--tied/--untied", default=None, help="One matrix for input and output."),
-        _path("--init", "Start from this Hugging Face llama folder."),
+        path_option("--init", "Start from this Hugging Face llama folder."),
     )
     return _apply(options, command)
 

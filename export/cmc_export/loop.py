@@ -55,6 +55,7 @@ class LoopTrainer(Trainer):
     def __init__(self, objective: Objective, collate: Collate, bf16: bool, **kwargs: Any) -> None:
         super().__init__(data_collator=collate, **kwargs)
         self.objective = objective
+        self.train_sums = objective.sums
         self.loss_is_scaled_for_ga = True
         self.autocast_bf16 = bf16
         self.tokens_seen = 0
@@ -78,7 +79,7 @@ class LoopTrainer(Trainer):
         self.tokens_seen += inputs["input_ids"].numel()
         device = inputs["input_ids"].device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast_bf16):
-            sums = self.objective.sums(model, inputs)
+            sums = self.train_sums(model, inputs)
         return (sums / counts.to(sums.device).clamp(min=1.0)).sum()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -96,13 +97,19 @@ class LoopTrainer(Trainer):
         self.model.eval()
         sums, counts = torch.zeros(()), torch.zeros(())
         device = self.args.device
-        for batch in self.get_eval_dataloader():
+        for batch in self._held_out_batches():
             ready = {name: value.to(device) for name, value in batch.items()}
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast_bf16):
                 sums = sums + self.objective.sums(self.model, ready).cpu()
             counts = counts + self.objective.counts(ready).cpu()
         self.model.train()
         return sums, counts
+
+    def _held_out_batches(self) -> Iterator[Batch]:
+        rows: Any = self.eval_dataset
+        size = self.args.per_device_eval_batch_size
+        for start in range(0, len(rows), size):
+            yield self.data_collator([rows[i] for i in range(start, min(start + size, len(rows)))])
 
 
 def use_bf16(loop: Loop) -> bool:
@@ -118,7 +125,8 @@ def total_steps(loop: Loop, rows: int) -> int:
     """Optimizer steps of the run over `rows` training rows."""
     if loop.steps:
         return loop.steps
-    per_epoch = max(1, math.ceil(math.ceil(rows / loop.batch) / loop.accumulation))
+    batches = rows // loop.batch if loop.compile else math.ceil(rows / loop.batch)
+    per_epoch = max(1, math.ceil(batches / loop.accumulation))
     return max(1, math.ceil(per_epoch * loop.epochs))
 
 
@@ -127,20 +135,29 @@ def run_folder(output: Path) -> Path:
     return output.with_name(output.name + ".run")
 
 
-def open_run(loop: Loop) -> Path | None:
-    """The run folder, made or found again; None when the output is there already (--resume)."""
+def check_output(loop: Loop) -> bool:
+    """Whether there is anything to do: False when the output is there already (--resume).
+
+    Raises UsageError where a run would overwrite a folder or another run's checkpoints.
+    """
     output, run = loop.output, run_folder(loop.output)
     if output.exists():
         if loop.resume:
-            return None
+            return False
         raise UsageError(f"{output} exists already: choose another --output, or remove it")
-    recipe = run / "recipe.json"
-    if recipe.is_file():
+    if _last_checkpoint(run) is not None:
         if not loop.resume:
             raise UsageError(f"{run} holds an unfinished run: add --resume, or remove it")
-        _check_same_recipe(recipe, loop)
+        _check_same_recipe(run / "recipe.json", loop)
+    return True
+
+
+def open_run(loop: Loop) -> Path:
+    """The run folder, made or found again."""
+    run = run_folder(loop.output)
     run.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(json.dumps(as_json(loop), indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(as_json(loop), indent=2) + "\n"
+    (run / "recipe.json").write_text(text, encoding="utf-8")
     return run
 
 
@@ -160,7 +177,6 @@ def fit(
     rows: tuple[Dataset[Any], Dataset[Any] | None],
     collate: Collate,
     loop: Loop,
-    run: Path,
     *,
     patience: int = 0,
 ) -> dict[str, Any]:
@@ -172,21 +188,27 @@ def fit(
     """
     if loop.threads:
         torch.set_num_threads(loop.threads)
+    run = open_run(loop)
     train_rows, valid_rows = rows
     steps = total_steps(loop, len(train_rows))  # type: ignore[arg-type]
     bf16 = use_bf16(loop)
     arguments = _arguments(loop, run, steps, valid_rows is not None)
     trainer = LoopTrainer(
-        objective, collate, bf16, model=model, args=arguments,
-        train_dataset=train_rows, eval_dataset=valid_rows,
-    )  # fmt: skip
+        objective,
+        collate,
+        bf16,
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=valid_rows,
+    )
     log = LogWriter(run / "log.jsonl", steps, lambda: trainer.tokens_seen)
     interrupt, best = Interrupt(), BestKeeper(run / "best", patience)
     trainer.callback_handler.callbacks.clear()
     for callback in _callbacks(loop, log, interrupt, best):
         trainer.add_callback(callback)
     if loop.compile:
-        objective.sums = torch.compile(objective.sums, dynamic=False)  # type: ignore[method-assign]
+        trainer.train_sums = torch.compile(objective.sums)
     with interrupt, log:
         trainer.train(resume_from_checkpoint=_last_checkpoint(run))
     if interrupt.pressed:
@@ -196,8 +218,12 @@ def fit(
         )
     if patience:
         best.restore(model)
-    return {**log.summary(), "best_step": best.step if patience else trainer.state.global_step,
-            "parameters": model.num_parameters(), "precision": "bf16" if bf16 else "fp32"}  # fmt: skip
+    return {
+        **log.summary(),
+        "best_step": best.step if patience else trainer.state.global_step,
+        "parameters": model.num_parameters(),
+        "precision": "bf16" if bf16 else "fp32",
+    }
 
 
 def _callbacks(loop: Loop, log: LogWriter, interrupt: Interrupt, best: BestKeeper) -> list[Any]:
@@ -233,6 +259,7 @@ def _arguments(loop: Loop, run: Path, steps: int, has_valid: bool) -> TrainingAr
         report_to="none",
         disable_tqdm=True,
         dataloader_num_workers=0,
+        dataloader_drop_last=loop.compile,  # one shape, one compilation
         dataloader_pin_memory=not cpu,
         remove_unused_columns=False,
         average_tokens_across_devices=False,

@@ -219,7 +219,7 @@ class BestKeeper(TrainerCallback):
         if not self._patience:
             return
         looks = [(r["eval_loss"], r["step"]) for r in state.log_history if "eval_loss" in r]
-        best_loss, self.step = min(looks)
+        _, self.step = min(looks)
         if self.step == state.global_step:
             self._keep(kwargs["model"])
         if sum(step > self.step for _, step in looks) >= self._patience:

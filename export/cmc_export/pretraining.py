@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from transformers import LlamaForCausalLM
 
 from cmc_export import delta_model
-from cmc_export.loop import Batch, Objective, fit, open_run, total_steps, write_output
+from cmc_export.loop import Batch, Objective, check_output, fit, total_steps, write_output
 from cmc_export.recipe import PretrainRecipe, Separator, Shape, as_json
 from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
 from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
@@ -66,14 +66,13 @@ def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
 
     With `resume` a finished output is left as it is, and an unfinished run goes on.
     """
-    run = open_run(recipe)
-    if run is None:
+    if not check_output(recipe):
         return {"output": str(recipe.output), "already_there": True}
     tokenizer, vocabulary = read_tokenizer(recipe.tokenizer)
     model = start_model(recipe, vocabulary, recipe.seed)
     _check_row_length(recipe, model)
     rows = read_rows(recipe, tokenizer, vocabulary)
-    summary = fit(model, NextToken(), rows, collate, recipe, run)
+    summary = fit(model, NextToken(), rows, collate, recipe)
     write_output(
         recipe.output,
         model,

@@ -1,6 +1,6 @@
-"""What a training run is told: the numbers and files of `pretrain` and `train`, from TOML and flags.
+"""What a training run is told: the numbers and files of `pretrain` and `train`.
 
-Imports no torch, so that a command can check its arguments at once. A recipe is a TOML file with
+From TOML, and flags over it. Imports no torch: a command checks its arguments at once. A recipe is a TOML file with
 the sections [pretrain] and [train]; the names are the flags' with underscores. Paths are relative
 to the directory in which the command runs, as they are in flags.
 """
