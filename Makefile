@@ -1,0 +1,92 @@
+# Set-up, tests and models. `make chat` and `make test` need nothing but Python and a C++ compiler.
+#
+#   make PYTHON=python3.12 ...          another Python than python3
+#   CMAKE_ARGS=-DGGML_CUDA=on make ...  llama.cpp's own build options; other ones than before build it again
+#   make chat ARGS="--adapter ..."      words for the command
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -c constraints.txt
+
+# llama.cpp built by GCC 12 on a processor with AMX dies at the first prompt (ggml-org/llama.cpp issue
+# 20824), so AMX stays out. pip's wheel cache knows nothing of these flags, so no wheel is taken from it.
+ARCH ?= $(shell uname -m)
+ifneq ($(filter x86_64 amd64,$(ARCH)),)
+# A compiler that does not know the flags makes no AMX code either.
+NO_AMX := $(shell f="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"; \
+	$(CC) $$f -E -x c /dev/null >/dev/null 2>&1 && echo $$f)
+endif
+LLAMA_FLAGS = $(if $(NO_AMX),-DCMAKE_C_FLAGS='$(NO_AMX) $$CFLAGS' -DCMAKE_CXX_FLAGS='$(NO_AMX) $$CXXFLAGS')
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+# Each stamp stands for one finished step. llama.cpp's is named after the version that constraints.txt
+# pins and holds the user's CMAKE_ARGS: nothing else builds it again.
+LLAMA_VERSION := $(shell sed -n 's/^llama[_-]cpp[_-]python==//p' constraints.txt)
+LLAMA := $(VENV)/.llama-$(LLAMA_VERSION)
+RUNTIME := $(VENV)/.runtime
+WORKSHOP := $(VENV)/.workshop
+ifneq ($(CMAKE_ARGS),)
+ifneq ($(CMAKE_ARGS),$(shell cat $(LLAMA) 2>/dev/null))
+$(LLAMA): again
+endif
+endif
+
+.PHONY: help setup chat test lint models ceilings wheel again
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make chat      talk to a bundled model"
+	@echo "make test      lint, types, tests"
+	@echo "make models    make the bundled models anew (90 minutes on 2 cores, can be resumed)"
+	@echo "make ceilings  train the models that 'cmc-local eval world' compares with"
+	@echo "make wheel     build the package, bundled models inside, into dist/"
+
+setup: $(WORKSHOP)
+
+# What a set-up step prints goes to stderr: stdout is the command's. It leaves stdin alone as well.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' </dev/null || { \
+	  echo "Python 3.11 or later is needed: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) </dev/null >&2
+
+$(LLAMA): | $(BIN)/python
+	@echo "Building llama.cpp (several minutes, once) ..." >&2
+	@CMAKE_ARGS="$(LLAMA_FLAGS) $$CMAKE_ARGS" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) \
+	  CFLAGS="$(NO_AMX) $$CFLAGS" CXXFLAGS="$(NO_AMX) $$CXXFLAGS" \
+	  $(PIP) -q --no-deps --force-reinstall --no-cache-dir --no-binary llama-cpp-python \
+	  llama-cpp-python==$(LLAMA_VERSION) </dev/null >&2
+	@printf '%s\n' "$$CMAKE_ARGS" >$@
+
+$(RUNTIME): pyproject.toml constraints.txt $(LLAMA)
+	@echo "Installing the runtime ..." >&2
+	@$(PIP) -q -e . </dev/null >&2
+	@touch $@
+
+$(WORKSHOP): $(RUNTIME)
+	@echo "Installing the workshop and the test tools ..." >&2
+	@$(PIP) -q -e ".[train,dev]" </dev/null >&2
+	@touch $@
+
+chat: $(RUNTIME)
+	@$(BIN)/cmc-local chat $(ARGS)
+
+lint: $(WORKSHOP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict cmc_local
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+models: $(WORKSHOP)
+	$(BIN)/python -m cmc_export.world models $(ARGS)
+
+ceilings: $(WORKSHOP)
+	$(BIN)/python -m cmc_export.world ceilings $(ARGS)
+
+wheel: $(BIN)/python
+	$(PIP) -q build hatchling </dev/null
+	$(BIN)/python -m build --wheel --no-isolation

@@ -1,0 +1,136 @@
+"""What the Makefile would run: llama.cpp's flags, the user's own, and what is built again when.
+
+A fake `python` in a fake environment writes down how it was called, so that nothing is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+
+FAKE_PYTHON = """#!/bin/sh
+{ echo "ARGS $*"; echo "CFLAGS $CFLAGS"; echo "CXXFLAGS $CXXFLAGS"; echo "CMAKE_ARGS $CMAKE_ARGS"
+} >> "$0.log"
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The files that the Makefile reads, and an environment with a fake Python and compiler."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name, text in {"python": FAKE_PYTHON, "cmc-local": "#!/bin/sh\necho answer\ncat\n"}.items():
+        program = tmp_path / ".venv" / "bin" / name
+        program.write_text(text)
+        program.chmod(0o755)
+    return tmp_path
+
+
+def make(checkout: Path, *words: str, stdin: str = "", **environment: str) -> str:
+    """stdout of a `make` that must succeed; `true` stands for a compiler that knows every flag."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS")}
+    clean = {k: v for k, v in clean.items() if not k.startswith("MAKE") and k != "MFLAGS"}
+    done = subprocess.run(
+        ["make", "CC=true", "ARCH=x86_64", *words],
+        cwd=checkout,
+        env={**clean, **environment},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def calls(checkout: Path) -> list[dict[str, str]]:
+    """How Python was called, oldest first; forgotten afterwards."""
+    log = checkout / ".venv" / "bin" / "python.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    pairs = [line.partition(" ")[::2] for line in lines]
+    return [dict(pairs[i : i + 4]) for i in range(0, len(pairs), 4)]
+
+
+def builds(checkout: Path) -> list[dict[str, str]]:
+    return [call for call in calls(checkout) if "--no-binary llama-cpp-python" in call["ARGS"]]
+
+
+def test_dry_run_shows_the_flags_on_x86_64_alone(checkout: Path) -> None:
+    assert NO_AMX in make(checkout, "-n", "chat")
+    assert NO_AMX not in make(checkout, "-n", "chat", "ARCH=aarch64")
+    assert NO_AMX not in make(checkout, "-n", "chat", "CC=false")
+
+
+def test_llama_cpp_is_built_from_source_without_amx(checkout: Path) -> None:
+    make(checkout, "chat")
+    (build,) = builds(checkout)
+    assert "--no-cache-dir" in build["ARGS"]
+    assert build["CFLAGS"].strip() == build["CXXFLAGS"].strip() == NO_AMX
+    assert f"-DCMAKE_C_FLAGS='{NO_AMX} '" in build["CMAKE_ARGS"]
+    assert f"-DCMAKE_CXX_FLAGS='{NO_AMX} '" in build["CMAKE_ARGS"]
+
+
+@pytest.mark.parametrize("given", ["environment", "command line"])
+def test_the_users_own_flags_are_kept(checkout: Path, given: str) -> None:
+    own = "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES='80;90'"
+    if given == "environment":
+        make(checkout, "chat", CMAKE_ARGS=own, CFLAGS="-O2")
+    else:
+        make(checkout, "chat", f"CMAKE_ARGS={own}", CFLAGS="-O2")
+    (build,) = builds(checkout)
+    assert build["CMAKE_ARGS"].endswith(own)
+    assert f"-DCMAKE_C_FLAGS='{NO_AMX} -O2'" in build["CMAKE_ARGS"]
+    assert build["CFLAGS"] == f"{NO_AMX} -O2"
+
+
+def test_llama_cpp_is_built_once(checkout: Path) -> None:
+    make(checkout, "chat")
+    assert len(builds(checkout)) == 1
+    (checkout / "pyproject.toml").touch()
+    (checkout / "constraints.txt").touch()
+    os.utime(checkout / ".venv" / ".runtime", (0, 0))
+    make(checkout, "chat")
+    (again,) = calls(checkout)
+    assert again["ARGS"].endswith("-q -e .")
+
+
+def test_other_build_options_build_it_again_and_none_do_not(checkout: Path) -> None:
+    make(checkout, "chat", CMAKE_ARGS="-DGGML_CUDA=on")
+    make(checkout, "chat", CMAKE_ARGS="-DGGML_CUDA=on")
+    make(checkout, "chat")
+    assert len(builds(checkout)) == 1
+    make(checkout, "chat", CMAKE_ARGS="-DGGML_VULKAN=on")
+    assert len(builds(checkout)) == 1
+
+
+def test_the_version_that_is_pinned_is_built(checkout: Path) -> None:
+    pins = (checkout / "constraints.txt").read_text()
+    make(checkout, "chat")
+    assert builds(checkout)[0]["ARGS"].split()[-1] in pins.replace("_", "-").splitlines()
+
+
+def test_chat_installs_no_workshop(checkout: Path) -> None:
+    make(checkout, "chat")
+    assert not any("[train" in call["ARGS"] or "torch" in call["ARGS"] for call in calls(checkout))
+
+
+def test_set_up_leaves_stdin_to_the_chat_and_stdout_to_the_answer(checkout: Path) -> None:
+    assert make(checkout, "chat", stdin="a question\n") == "answer\na question\n"
+
+
+def test_an_old_python_is_refused_by_name(checkout: Path) -> None:
+    (checkout / ".venv" / "bin" / "python").unlink()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        make(checkout, "chat", "PYTHON=false")
+    assert "Python 3.11 or later is needed: make PYTHON=python3.11 chat" in caught.value.stderr

@@ -1,0 +1,199 @@
+"""The borders of DESIGN.md, read off the source: who imports whom, and how long things are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cmc_local
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RUNTIME = REPOSITORY / "cmc_local"
+WORKSHOP = REPOSITORY / "export" / "cmc_export"
+
+# From the bottom up; a module imports its own layer and those above it in this list, nothing below.
+LAYERS = (
+    {"errors"},
+    {"settings", "bundled"},
+    {"vocabulary", "prompts"},
+    {"token_map", "adapter"},
+    {"control", "alignment", "base_*", "delta", "text_stream"},
+    {"steering", "engine"},
+    {"conversation", "steered"},
+    {"commands", "evaluate", "server", "integrations", "__main__"},
+)
+
+ONE_HOME = {"llama_cpp": "base_*.py", "onnxruntime": "delta*.py"}
+WORKSHOP_ONLY = {"torch", "transformers", "onnx", "onnxscript", "accelerate", "gguf", "safetensors"}
+MAY_CALL_THE_WORKSHOP = {"train", "pretrain", "export"}
+
+RUNTIME_FILES = sorted(RUNTIME.rglob("*.py"))
+ALL_FILES = [*RUNTIME_FILES, *sorted(WORKSHOP.rglob("*.py"))]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The dotted names that a syntax tree imports, `from a import b` as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            raise AssertionError("relative import: write it in full")
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+def layer(part: str) -> int:
+    """The height of a file or folder directly in cmc_local."""
+    for height, parts in enumerate(LAYERS):
+        if part in parts or ("base_*" in parts and part.startswith("base_")):
+            return height
+    raise AssertionError(f"cmc_local/{part} has no layer: give it its place in LAYERS")
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(RUNTIME).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", RUNTIME_FILES, ids=name)
+def test_runtime_never_imports_the_workshops_libraries(path: Path) -> None:
+    found = {module.split(".")[0] for module in imports(parse(path))}
+    assert not found & WORKSHOP_ONLY
+
+
+@pytest.mark.parametrize("library", sorted(ONE_HOME))
+def test_a_foreign_library_has_one_home(library: str) -> None:
+    users = {p for p in RUNTIME_FILES if library in {m.split(".")[0] for m in imports(parse(p))}}
+    strangers = {name(p) for p in users if p.parent != RUNTIME or not p.match(ONE_HOME[library])}
+    assert not strangers
+
+
+@pytest.mark.parametrize("path", RUNTIME_FILES, ids=name)
+def test_imports_go_one_way(path: Path) -> None:
+    part = part_of(path)
+    if part == "__init__":
+        return  # names only, loaded when used: the next test
+    inner = {m.split(".")[1] for m in imports(parse(path)) if m.startswith("cmc_local.")}
+    upward = {other for other in inner - {"__version__"} if layer(other) > layer(part)}
+    assert not upward
+
+
+def test_no_two_modules_import_each_other() -> None:
+    graph = {
+        part_of(p): {m.split(".")[1] for m in imports(parse(p)) if m.startswith("cmc_local.")}
+        for p in RUNTIME_FILES
+        if p.parent == RUNTIME and p.name != "__init__.py"
+    }
+    while graph:
+        free = {part for part, needs in graph.items() if not needs & set(graph)}
+        assert free, f"a circle among {sorted(graph)}"
+        graph = {part: needs for part, needs in graph.items() if part not in free}
+
+
+@pytest.mark.parametrize("path", RUNTIME_FILES, ids=name)
+def test_only_three_commands_call_the_workshop_and_only_when_called(path: Path) -> None:
+    tree = parse(path)
+    if "cmc_export" not in {m.split(".")[0] for m in imports(tree)}:
+        return
+    assert path.parent == RUNTIME / "commands"
+    assert path.stem in MAY_CALL_THE_WORKSHOP
+    outside = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    top = {m.split(".")[0] for node in outside for m in imports(node) if not is_type_check(node)}
+    assert "cmc_export" not in top
+
+
+def is_type_check(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=name)
+def test_files_and_functions_fit_on_a_few_screens(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 400
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    long = {
+        node.name: (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, functions) and (node.end_lineno or 0) - node.lineno >= 60
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=name)
+def test_every_file_says_what_it_is_for(path: Path) -> None:
+    if path.stat().st_size > 0:
+        assert ast.get_docstring(parse(path))
+
+
+def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
+    words = {"util", "utils", "helper", "helpers", "common", "manager", "misc"}
+    assert not {name(p) for p in ALL_FILES if words & set(p.stem.split("_"))}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules in a fresh process after a statement."""
+    program = f"import sys\n{statement}\nprint(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+HEAVY = WORKSHOP_ONLY | {"starlette", "rich", "prompt_toolkit", "jinja2"}
+HEAVY_AT_REST = HEAVY | {"numpy", "llama_cpp", "onnxruntime", "tokenizers", "cmc_export"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import cmc_local",
+        "from cmc_local import Sampling, Control, Limits, CmcError",
+        "import cmc_local.commands",
+        "from cmc_local.commands import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert not end.code",
+    ],
+)
+def test_names_and_help_load_nothing_heavy(statement: str) -> None:
+    assert not loaded_by(statement) & HEAVY_AT_REST
+
+
+def test_the_model_class_loads_neither_workshop_nor_terminal() -> None:
+    loaded = loaded_by("from cmc_local import SteeredModel")
+    assert {"numpy", "llama_cpp"} <= loaded
+    assert not loaded & (HEAVY - {"jinja2"})
+
+
+def test_exported_names_are_honest() -> None:
+    assert sorted(cmc_local.__all__) == cmc_local.__all__
+    for exported in cmc_local.__all__:
+        value = getattr(cmc_local, exported)
+        assert value.__name__ == exported
+        assert value.__module__.startswith("cmc_local.")
+
+
+def test_every_error_is_exported() -> None:
+    from cmc_local import errors
+
+    public = {
+        n
+        for n, v in vars(errors).items()
+        if isinstance(v, type) and v.__module__ == errors.__name__
+    }
+    assert public <= set(cmc_local.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'cmc_local' has no attribute 'Nothing'"):
+        _ = cmc_local.Nothing  # type: ignore[attr-defined]
