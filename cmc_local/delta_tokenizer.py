@@ -96,10 +96,14 @@ class DeltaTokenizer:
                 return ids[len(before) :]
         return self.encode(tail.text)
 
-    def split_tail(self, tail: Tail) -> tuple[list[int], list[int], Tail]:
-        """Tokens of `tail` that are final, its other tokens, and the tail that these belong to."""
+    def split_tail(self, tail: Tail, *, least: int = 0) -> tuple[list[int], list[int], Tail]:
+        """Tokens of `tail` that are final, its other tokens, and the tail that these belong to.
+
+        The new tail begins at the last border in the text, not before the character `least`; where
+        there is none it is `tail` itself.
+        """
         ids = self.encode_tail(tail)
-        for place in self._borders(tail.text):
+        for place in self._borders(tail.text, max(least, 1)):
             final = self.encode_tail(Tail(tail.anchor, tail.text[:place]))
             if ids[: len(final)] == final:
                 rest = Tail(tail.text[place - 1], tail.text[place:])
@@ -185,10 +189,10 @@ class DeltaTokenizer:
             low, high = (middle, high) if fits(kept, max_tokens) else (low, middle)
         return form.question(_without_middle(query, low), system)
 
-    def _borders(self, text: str) -> Iterator[int]:
+    def _borders(self, text: str, least: int) -> Iterator[int]:
         """Places in a text that no token crosses, whatever follows; the last two of them."""
         found = 0
-        for place in range(len(text) - 1, 0, -1):
+        for place in range(len(text) - 1, least - 1, -1):
             if text[place] in _BORDERS and self._is_border(text[place - 1], text[place]):
                 yield place
                 found += 1
@@ -259,6 +263,6 @@ def _shortenings(
 
 
 def _without_middle(text: str, kept: int) -> str:
-    """The first and last characters of a text, `kept` of them together."""
+    """The first and last characters of a text, `kept` of them together, around an ellipsis."""
     head = (kept + 1) // 2
-    return text[:head] + text[len(text) - (kept - head) :]
+    return text[:head] + " ... " + text[len(text) - (kept - head) :]
