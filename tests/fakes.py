@@ -1,0 +1,177 @@
+"""A base model, a sampler and a shift source whose every number can be checked by hand.
+
+Their vocabulary has five tokens: `</s>`, "a", "b", "ab" and a newline. What they say is a function
+from the tokens so far to a row of logits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmc_local.settings import Sampling
+from cmc_local.vocabulary import Role, Vocabulary
+
+END, A, B, AB, NEWLINE = range(5)
+Rule = Callable[[tuple[int, ...]], Sequence[float]]
+"""All tokens of a sequence -> the logits of what comes next."""
+
+
+def vocabulary(*texts: bytes) -> Vocabulary:
+    """`</s>` and one normal token for each text."""
+    tokens = (b"", *(texts or (b"a", b"b", b"ab", b"\n")))
+    roles = np.array([Role.EOS, *[Role.NORMAL] * (len(tokens) - 1)], np.uint8)
+    names = ("</s>", *(token.decode("latin-1") for token in tokens[1:]))
+    return Vocabulary(tokens, roles, names, eos_id=END, bos_id=None)
+
+
+def tokenizer_json() -> bytes:
+    """The same five tokens as a byte-level BPE with the one merge "a" + "b"."""
+    return json.dumps(
+        {
+            "version": "1.0",
+            "added_tokens": [
+                {
+                    "id": END,
+                    "content": "</s>",
+                    "special": True,
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": False,
+                }
+            ],
+            "pre_tokenizer": {
+                "type": "ByteLevel",
+                "add_prefix_space": False,
+                "trim_offsets": False,
+                "use_regex": False,
+            },
+            "decoder": {
+                "type": "ByteLevel",
+                "add_prefix_space": False,
+                "trim_offsets": False,
+                "use_regex": False,
+            },
+            "model": {
+                "type": "BPE",
+                "vocab": {"</s>": END, "a": A, "b": B, "ab": AB, "Ċ": NEWLINE},
+                "merges": [["a", "b"]],
+            },
+        }
+    ).encode()
+
+
+def always(*logits: float) -> Rule:
+    """The same row whatever came before."""
+    return lambda tokens: logits
+
+
+class FakeBase:
+    """A base model that follows a rule and notes what it was made to decode."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        *,
+        words: Vocabulary | None = None,
+        n_ctx: int = 64,
+        chat_template: str | None = None,
+        truncates: bool = True,
+    ) -> None:
+        self.vocabulary = words or vocabulary()
+        self.n_ctx = n_ctx
+        self.chat_template = chat_template
+        self.rule = rule
+        self.cache: dict[int, list[int]] = {}
+        self.decoded: list[tuple[int, ...]] = []
+        """What each decode was given."""
+        self.cleared = 0
+        self.closed = False
+        self._truncates = truncates
+        self._row = np.zeros(0, np.float32)
+
+    def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
+        """The longest token first."""
+        data, found = text.encode(), []
+        order = sorted(range(len(self.vocabulary)), key=lambda i: -len(self.vocabulary.tokens[i]))
+        while data:
+            token = next(i for i in order if data.startswith(self.vocabulary.tokens[i]))
+            found.append(token)
+            data = data[max(len(self.vocabulary.tokens[token]), 1) :]
+        return found
+
+    def decode(self, tokens: Sequence[int], *, start: int, sequence: int = 0) -> None:
+        cache = self.cache.setdefault(sequence, [])
+        assert start == len(cache), "a decode must go on where the cache ends"
+        assert start + len(tokens) <= self.n_ctx, "the context is full"
+        cache.extend(tokens)
+        self.decoded.append(tuple(tokens))
+        self._row = np.array(self.rule(tuple(cache)), np.float32)
+
+    def logits(self, i: int = -1) -> NDArray[np.float32]:
+        return self._row
+
+    def truncate(self, sequence: int, length: int) -> bool:
+        if self._truncates:
+            del self.cache.setdefault(sequence, [])[length:]
+        return self._truncates
+
+    def clear(self, sequence: int) -> None:
+        self.cache[sequence] = []
+        self.cleared += 1
+
+    def sampler(self, sampling: Sampling) -> GreedySampler:
+        return GreedySampler(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class GreedySampler:
+    """Takes the most likely token."""
+
+    def __init__(self, base: FakeBase) -> None:
+        self._base = base
+
+    def sample(self, i: int = -1) -> int:
+        return int(self._base.logits(i).argmax())
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class FakeShift:
+    """A shift source that follows a rule and notes what it was fed."""
+
+    def __init__(self, rule: Rule, *, words: Vocabulary | None = None, context: int = 64) -> None:
+        self.vocabulary = words or vocabulary()
+        self.context = context
+        self.rule = rule
+        self.slots: dict[int, list[int]] = {}
+        self.fed: list[tuple[int, ...]] = []
+        """What each call was given."""
+        self.error: Exception | None = None
+        """Raised by the next feed."""
+
+    def feed(self, slot: int, tokens: Sequence[int], rows: int = 1) -> NDArray[np.float32]:
+        if self.error is not None:
+            raise self.error
+        stream = self.slots.setdefault(slot, [])
+        stream.extend(tokens)
+        assert len(stream) <= self.context, "the context is full"
+        self.fed.append(tuple(tokens))
+        end, count = len(stream), min(rows, len(tokens))
+        ends = range(end - count + 1, end + 1)
+        return np.array([self.rule(tuple(stream[:at])) for at in ends], np.float32)
+
+    def truncate(self, slot: int, length: int) -> None:
+        stream = self.slots.setdefault(slot, [])
+        assert length <= len(stream)
+        del stream[length:]
+
+    def length(self, slot: int) -> int:
+        return len(self.slots.setdefault(slot, []))
