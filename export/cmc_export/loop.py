@@ -11,6 +11,7 @@ whole or not at all.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -38,14 +39,14 @@ FREE_ON_RESUME = ("resume", "threads", "log_every", "save_minutes", "output")
 
 
 class Objective:
-    """A loss as sums: the Trainer divides by the counts of the whole optimizer step."""
+    """A loss that is a mean over the tokens of a whole optimizer step, given batch by batch."""
 
     def counts(self, batch: Batch) -> Tensor:
         """How many tokens each of the loss's parts has in this batch, (P,) float."""
         raise NotImplementedError
 
-    def sums(self, model: torch.nn.Module, batch: Batch) -> Tensor:
-        """The sum of each part over the batch's tokens, (P,) float32, signs included."""
+    def loss(self, model: torch.nn.Module, batch: Batch, counts: Tensor) -> Tensor:
+        """This batch's share of the step's loss, () float32; `counts` are those of the step."""
         raise NotImplementedError
 
 
@@ -54,16 +55,17 @@ class LoopTrainer(Trainer):
 
     def __init__(self, objective: Objective, collate: Collate, bf16: bool, **kwargs: Any) -> None:
         super().__init__(data_collator=collate, **kwargs)
-        self.objective = objective
-        self.train_sums = objective.sums
         self.loss_is_scaled_for_ga = True
+        self.objective = objective
+        self.train_loss = objective.loss
         self.autocast_bf16 = bf16
         self.tokens_seen = 0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | None]:
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        """The batches of one optimizer step, and the step's counts."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
         if not batches:
             return batches, None
         return batches, torch.stack([self.objective.counts(b) for b in batches]).sum(0).to(device)
@@ -75,35 +77,33 @@ class LoopTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
+        """The objective on one batch; autocast by us, so that logits are turned to fp32 once."""
         counts = self.objective.counts(inputs) if num_items_in_batch is None else num_items_in_batch
         self.tokens_seen += inputs["input_ids"].numel()
-        device = inputs["input_ids"].device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast_bf16):
-            sums = self.train_sums(model, inputs)
-        return (sums / counts.to(sums.device).clamp(min=1.0)).sum()
+        with self._autocast():
+            return self.train_loss(model, inputs, counts)
 
+    @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        sums, counts = self._held_out_sums()
-        parts = sums / counts.clamp(min=1.0)
-        metrics = {"eval_loss": float(parts.sum())}
+        """The objective over the held-out rows as one step; logged as `eval_loss`."""
+        self.model.eval()
+        batches = list(self._held_out_batches())
+        counts = torch.stack([self.objective.counts(batch) for batch in batches]).sum(0)
+        total = 0.0
+        for batch in batches:
+            ready = {name: value.to(self.args.device) for name, value in batch.items()}
+            with self._autocast():
+                total += float(self.objective.loss(self.model, ready, counts.to(self.args.device)))
+        metrics = {"eval_loss": total}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
-    @torch.no_grad()
-    def _held_out_sums(self) -> tuple[Tensor, Tensor]:
-        self.model.eval()
-        sums, counts = torch.zeros(()), torch.zeros(())
-        device = self.args.device
-        for batch in self._held_out_batches():
-            ready = {name: value.to(device) for name, value in batch.items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast_bf16):
-                sums = sums + self.objective.sums(self.model, ready).cpu()
-            counts = counts + self.objective.counts(ready).cpu()
-        self.model.train()
-        return sums, counts
+    def _autocast(self) -> torch.autocast:
+        kind = self.args.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.autocast_bf16)
 
     def _held_out_batches(self) -> Iterator[Batch]:
         rows: Any = self.eval_dataset
@@ -208,7 +208,7 @@ def fit(
     for callback in _callbacks(loop, log, interrupt, best):
         trainer.add_callback(callback)
     if loop.compile:
-        trainer.train_sums = torch.compile(objective.sums)
+        trainer.train_loss = torch.compile(objective.loss)
     with interrupt, log:
         trainer.train(resume_from_checkpoint=_last_checkpoint(run))
     if interrupt.pressed:

@@ -53,12 +53,13 @@ class NextToken(Objective):
         """(1,) float: the targets of the batch."""
         return torch.tensor([float(batch["targets"].numel())])
 
-    def sums(self, model: torch.nn.Module, batch: Batch) -> Tensor:
-        """(1,) float32, nats."""
+    def loss(self, model: torch.nn.Module, batch: Batch, counts: Tensor) -> Tensor:
+        """The mean over the step's targets, () float32, nats."""
         logits = model(input_ids=batch["input_ids"], use_cache=False).logits
-        return F.cross_entropy(
+        losses = F.cross_entropy(
             logits.flatten(0, 1).float(), batch["targets"].flatten(), reduction="sum"
-        )[None]
+        )
+        return losses / counts[0]
 
 
 def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:

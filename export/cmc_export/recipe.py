@@ -1,8 +1,8 @@
 """What a training run is told: the numbers and files of `pretrain` and `train`.
 
-From TOML, and flags over it. Imports no torch: a command checks its arguments at once. A recipe is a TOML file with
-the sections [pretrain] and [train]; the names are the flags' with underscores. Paths are relative
-to the directory in which the command runs, as they are in flags.
+From TOML, and flags over it. A recipe is a TOML file with the sections [pretrain] and [train]; the
+names are the flags' with underscores, and paths are relative to the directory in which the command
+runs. Imports no torch: a command checks its arguments at once.
 """
 
 from __future__ import annotations
