@@ -4,7 +4,7 @@
 
 What has to be right for the file to say the same as its source: rows of Q and K go from the
 two-halves rotary layout to the interleaved one, tied embeddings are stored once, and the tokenizer
-says which family it is of (see `gguf_tokenizer`). Linear weights take the chosen type, norms stay F32.
+says which family it is of (see `gguf_tokenizer`). Matrices take the chosen type, norms stay F32.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _rope_theta(config: dict[str, Any], folder: Path) -> float:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise InputError(
-            f"{folder} scales its rotary positions ({kind}): convert it with llama.cpp's own scripts"
+            f"{folder} scales its rotary positions ({kind}): convert it with llama.cpp's scripts"
         )
     return float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
 
@@ -173,7 +173,7 @@ def _add_shape(writer: gguf.GGUFWriter, shape: LlamaShape) -> None:
 
 
 def _named_tensors(folder: Path, shape: LlamaShape) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Each tensor under its GGUF name, float32, Q and K permuted; every expected one exactly once."""
+    """Each tensor under its GGUF name, float32, Q and K permuted; every expected one, once."""
     expected = _expected_names(shape)
     for name, tensor in _source_tensors(folder):
         if name == "lm_head.weight" and shape.tied:
@@ -208,7 +208,7 @@ def _source_tensors(folder: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(
-            f"{folder} holds no *.safetensors: save it with save_pretrained(safe_serialization=True)"
+            f"{folder} holds no *.safetensors file: load it and save it with save_pretrained"
         )
     for file in files:
         try:

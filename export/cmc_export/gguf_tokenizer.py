@@ -121,16 +121,16 @@ def _add_control_ids(
     writer: gguf.GGUFWriter, tokenizer: Tokenizer, config: dict[str, Any], document: dict[str, Any]
 ) -> None:
     begin, end = _first_id(config.get("bos_token_id")), _first_id(config.get("eos_token_id"))
-    if begin is not None:
-        writer.add_bos_token_id(begin)
-    if end is not None:
-        writer.add_eos_token_id(end)
+    if end is None:  # llama.cpp would take token 11 or 2 for it
+        raise TokenizerError("config.json names no eos_token_id: say which token ends a text")
+    writer.add_bos_token_id(end if begin is None else begin)
+    writer.add_eos_token_id(end)
     unknown = document["model"].get("unk_token")
     if unknown is not None:
         writer.add_unk_token_id(tokenizer.token_to_id(unknown))
     around = tokenizer.encode("", add_special_tokens=True).ids
     writer.add_add_bos_token(begin is not None and around[:1] == [begin])
-    writer.add_add_eos_token(end is not None and end != begin and around[-1:] == [end])
+    writer.add_add_eos_token(end != begin and around[-1:] == [end])
 
 
 def _first_id(value: int | list[int] | None) -> int | None:

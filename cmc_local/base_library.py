@@ -1,0 +1,131 @@
+"""llama.cpp itself: quiet, its errors collected, and a GGUF loaded by it.
+
+`base_vocabulary.py`, `base_model.py` and `base_sampler.py` build on this; nothing else in the
+package touches llama.cpp. Its functions are met through ctypes, without types: pointers are `Any`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import llama_cpp
+
+from cmc_local import base_header
+from cmc_local.errors import GGUFError
+
+_log = logging.getLogger("cmc_local")
+
+_ERROR, _CONTINUED = 4, 5  # ggml_log_level
+_MARK = "error loading model: "
+
+AMX_NOTICE = (
+    "this build of llama.cpp can crash on this processor's AMX unit: loading without it, somewhat"
+    ' slower. Rebuild: CMAKE_ARGS="-DCMAKE_C_FLAGS=-mno-amx-tile -DCMAKE_CXX_FLAGS=-mno-amx-tile"'
+)
+
+
+def _ignore(level: int, text: bytes | None, data: object) -> None:
+    """Drop a line of llama.cpp's log."""
+
+
+_QUIET = llama_cpp.llama_log_callback(_ignore)
+
+
+class ErrorLines:
+    """While entered, collects what llama.cpp logs as errors; otherwise its log is dropped."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._callback = llama_cpp.llama_log_callback(self._take)
+        self._last_level = 0
+
+    def __enter__(self) -> ErrorLines:
+        llama_cpp.llama_log_set(self._callback, None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        llama_cpp.llama_log_set(_QUIET, None)
+
+    def _take(self, level: int, text: bytes | None, data: object) -> None:
+        if level != _CONTINUED:
+            self._last_level = level
+        if self._last_level == _ERROR and text and text.strip():
+            self.lines.append(text.decode("utf-8", "replace").strip())
+
+    def reason(self) -> str:
+        """The line that says most; "" where llama.cpp said nothing."""
+        telling = [line for line in self.lines if "failed to load model" not in line]
+        last = telling[-1] if telling else ""
+        return last.partition(_MARK)[2] or last
+
+
+def version() -> str:
+    """llama-cpp-python's version."""
+    return str(llama_cpp.__version__)
+
+
+def system_info() -> str:
+    """llama.cpp's own line about the processor features that it was built with."""
+    return str(llama_cpp.llama_print_system_info().decode())
+
+
+def has_risky_amx() -> bool:
+    """Whether this build uses AMX, which crashes where GCC 12 compiled it (llama.cpp 20824)."""
+    return "AMX_INT8 = 1" in system_info()
+
+
+def offloads_to_gpu() -> bool:
+    """Whether this build can put layers on a GPU."""
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def load(path: Path, *, vocab_only: bool = False, gpu_layers: int = -1) -> Any:
+    """A `llama_model *`, to be freed by the caller. Raises GGUFError, one line."""
+    if not base_header.tensor_count(path) and not vocab_only:
+        raise GGUFError(f"{path} holds a vocabulary and no weights: give the model itself")
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = vocab_only
+    params.n_gpu_layers = gpu_layers
+    if has_risky_amx():
+        params.use_extra_bufts = False
+        if not vocab_only:
+            _log.warning(AMX_NOTICE)
+    with ErrorLines() as errors:
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        reason = errors.reason() or "llama.cpp gives no reason"
+        raise GGUFError(f"{path} cannot be loaded ({reason}): download or convert it again")
+    return model
+
+
+@contextmanager
+def captured_stderr() -> Iterator[list[str]]:
+    """What C code prints to stderr meanwhile, as lines, once the block has ended.
+
+    llama.cpp's grammar parser prints past its own log. Other threads' output is caught as well,
+    so the block must be short.
+    """
+    lines: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines.extend(file.read().decode("utf-8", "replace").splitlines())

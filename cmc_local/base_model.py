@@ -1,0 +1,289 @@
+"""The base model: tokens in, logits out, by llama.cpp; the GGUF is never changed.
+
+    with BaseModel("model.gguf") as base:
+        tokens = base.tokenize("Once upon a time")
+        base.decode(tokens, start=0)
+        base.logits().argmax()          # the next token, greedily
+
+Logits are a view into llama.cpp's own buffer: what is written there is what the native samplers
+(`base_sampler.py`) see. Knows nothing of adapters or prompts. One instance belongs to one thread at
+a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from cmc_local import base_library
+from cmc_local.base_threads import usable_cores
+from cmc_local.base_vocabulary import vocabulary_of
+from cmc_local.errors import GGUFError, PromptTooLong, UsageError
+from cmc_local.vocabulary import Vocabulary
+
+_KV_TYPES = {"f32": 0, "f16": 1}  # ggml_type
+_CONTEXT_FULL = 1  # llama_decode's result
+
+
+class BaseModel:
+    """A GGUF model with one context of `sequences` sequences that share `n_ctx` cache cells."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        context: int = 0,
+        batch: int = 512,
+        gpu_layers: int = -1,
+        threads: int | None = None,
+        sequences: int = 1,
+        kv_type: Literal["f16", "f32"] = "f16",
+    ) -> None:
+        """Load `path`; `context` 0 takes what the model was trained with.
+
+        `gpu_layers` -1 puts every layer on a GPU if this build of llama.cpp has one; `threads`
+        None takes the physical cores. Raises GGUFError for a file that cannot be used.
+        """
+        self.path = Path(path)
+        self.batch = batch
+        self.sequences = sequences
+        self._model = base_library.load(self.path, gpu_layers=gpu_layers)
+        self._free = weakref.finalize(self, _free, self._model, None)
+        _refuse_other_kinds(self._model, self.path)
+        params = _context_params(context, batch, threads, sequences, kv_type)
+        self._context = self._new_context(params)
+        self._free.detach()
+        self._free = weakref.finalize(self, _free, self._model, self._context)
+        self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._rows = _Rows(batch)
+        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        # llama.cpp rounds the context up to a multiple of 256.
+        self.n_ctx = min(context or trained, int(llama_cpp.llama_n_ctx(self._context)))
+
+    def _new_context(self, params: Any) -> Any:
+        with base_library.ErrorLines() as errors:
+            context = llama_cpp.llama_init_from_model(self._model, params)
+        if not context:
+            raise GGUFError(
+                f"{self.path} gets no context ({errors.reason() or 'out of memory?'}):"
+                " choose a smaller context"
+            )
+        return context
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The GGUF's tokens; made at first use, 1 s for 128,256 of them."""
+        self._must_be_open()
+        return vocabulary_of(self._vocab, self.path)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The GGUF's Jinja template. Untrusted: `prompts.py` renders it in a sandbox."""
+        self._must_be_open()
+        template = llama_cpp.llama_model_chat_template(self._model, None)
+        return None if template is None else str(template.decode("utf-8", "replace"))
+
+    @property
+    def llama_context(self) -> Any:
+        """The `llama_context *`, for native samplers."""
+        self._must_be_open()
+        return self._context
+
+    @property
+    def llama_vocab(self) -> Any:
+        """The `const llama_vocab *`, for native samplers."""
+        self._must_be_open()
+        return self._vocab
+
+    def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
+        """The tokens of `text`; `special` reads the spellings of control tokens as such.
+
+        `bos` None puts BOS first if the model wants it (once, even if `text` spells it out);
+        True and False overrule the model. EOS is never added.
+        """
+        self._must_be_open()
+        data = text.encode("utf-8", "replace")
+        tokens = self._tokenize(data, len(data) + 16, special)
+        begin = int(llama_cpp.llama_vocab_bos(self._vocab))
+        wanted = llama_cpp.llama_vocab_get_add_bos(self._vocab) if bos is None else bos
+        if wanted and begin >= 0 and tokens[:1] != [begin]:
+            return [begin, *tokens]
+        return tokens
+
+    def _tokenize(self, data: bytes, room: int, special: bool) -> list[int]:
+        buffer = (ctypes.c_int32 * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, room, False, special)
+        if count < 0:
+            return self._tokenize(data, -count, special)
+        return list(buffer[:count])
+
+    def decode(
+        self, tokens: Sequence[int], *, start: int, sequence: int = 0, last_only: bool = True
+    ) -> None:
+        """Run `tokens` at positions `start`, `start + 1`, ... of `sequence`, in batches.
+
+        Afterwards `logits(-1)` belongs to the last token; with `last_only=False`, for at most
+        `batch` tokens, `logits(i)` to token i. Raises PromptTooLong if the context has no room.
+        """
+        self._must_be_open()
+        if not len(tokens):
+            raise UsageError("nothing to decode: give at least one token")
+        if start + len(tokens) > self.n_ctx:
+            raise PromptTooLong(_too_long(start + len(tokens), self.n_ctx))
+        if not last_only and len(tokens) > self.batch:
+            raise UsageError(
+                f"logits of all of {len(tokens)} tokens were asked for:"
+                f" give at most {self.batch} at once"
+            )
+        for at in range(0, len(tokens), self.batch):
+            chunk = tokens[at : at + self.batch]
+            ends = at + len(chunk) == len(tokens)
+            self._rows.fill(chunk, start + at, sequence, all_logits=not last_only, last=ends)
+            self._run_rows(start + at + len(chunk))
+
+    def _run_rows(self, end: int) -> None:
+        with_error = llama_cpp.llama_decode(self._context, self._rows.struct)
+        if with_error == _CONTEXT_FULL:
+            raise PromptTooLong(_too_long(end, self.n_ctx))
+        if with_error:
+            raise GGUFError(
+                f"{self.path}: llama.cpp could not decode the tokens up to position {end}"
+                f" (its code {with_error}): begin the sequence anew"
+            )
+
+    def logits(self, i: int = -1) -> NDArray[np.float32]:
+        """(V,) float32 view into llama.cpp's buffer: row `i` of the last decode, -1 the last.
+
+        llama.cpp may move the buffer in the next decode: fetch it anew each time.
+        """
+        self._must_be_open()
+        pointer = llama_cpp.llama_get_logits_ith(self._context, i)
+        if not pointer:
+            raise UsageError(f"row {i} of the last decode has no logits: decode it first")
+        view: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        return view
+
+    def truncate(self, sequence: int, length: int) -> bool:
+        """Keep the first `length` positions of `sequence`.
+
+        False where the model's memory cannot (recurrent and hybrid models): then clear the
+        sequence and decode it again.
+        """
+        self._must_be_open()
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1))
+
+    def clear(self, sequence: int) -> None:
+        """Forget everything of `sequence`."""
+        self._must_be_open()
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def length(self, sequence: int = 0) -> int:
+        """How many positions of `sequence` are in memory."""
+        self._must_be_open()
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
+    def close(self) -> None:
+        """Free the model and its context; more than once is fine."""
+        self._free()
+
+    def _must_be_open(self) -> None:
+        if not self._free.alive:
+            raise UsageError(f"{self.path} has been closed: load it again")
+
+    def __enter__(self) -> BaseModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Rows:
+    """The `llama_batch` of a context, its arrays owned by numpy and filled anew each time."""
+
+    def __init__(self, size: int) -> None:
+        self._tokens = np.zeros(size, np.int32)
+        self._positions = np.zeros(size, np.int32)
+        self._counts = np.ones(size, np.int32)
+        self._sequences = np.zeros(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        first, step = self._sequences.ctypes.data, self._sequences.itemsize
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        self._pointers = (pointer * size)(
+            *(ctypes.cast(first + step * i, pointer) for i in range(size))
+        )
+        self.struct: Any = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(pointer),
+            embd=None,
+            pos=self._positions.ctypes.data_as(pointer),
+            n_seq_id=self._counts.ctypes.data_as(pointer),
+            seq_id=self._pointers,
+            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(
+        self, tokens: Sequence[int], start: int, sequence: int, *, all_logits: bool, last: bool
+    ) -> None:
+        """One sequence's tokens; logits for all rows, for the last one, or for none."""
+        count = len(tokens)
+        self._tokens[:count] = tokens
+        self._positions[:count] = np.arange(start, start + count)
+        self._sequences[:count] = sequence
+        self._wanted[:count] = all_logits
+        self._wanted[count - 1] |= last
+        self.struct.n_tokens = count
+
+
+def _context_params(
+    context: int, batch: int, threads: int | None, sequences: int, kv_type: str
+) -> Any:
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = context
+    params.n_batch = params.n_ubatch = batch
+    params.n_outputs_max = params.n_outputs_max_per_seq = 0
+    params.n_threads = params.n_threads_batch = threads or usable_cores()
+    params.n_seq_max = sequences
+    params.kv_unified = True  # otherwise a partial copy between sequences aborts the process
+    params.type_k = params.type_v = _KV_TYPES[kv_type]
+    params.no_perf = True
+    return params
+
+
+def _refuse_other_kinds(model: Any, path: Path) -> None:
+    """A base model writes text from left to right."""
+    for unfit, kind in (
+        (llama_cpp.llama_model_has_encoder(model), "an encoder"),
+        (llama_cpp.llama_model_is_diffusion(model), "a diffusion model"),
+        (not llama_cpp.llama_model_has_decoder(model), "no text generator"),
+    ):
+        if unfit:
+            raise GGUFError(f"{path} is {kind}: choose a model that generates text step by step")
+
+
+def _too_long(tokens: int, context: int) -> str:
+    return (
+        f"{tokens} tokens do not fit the base model's context of {context}:"
+        " shorten the prompt or load the model with a larger context"
+    )
+
+
+def _free(model: Any, context: Any) -> None:
+    if context is not None:
+        llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)

@@ -1,0 +1,25 @@
+"""How many processor cores this process may use; both models divide them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def usable_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Physical cores among the processors that this process may run on, at least 1.
+
+    Two hardware threads of one core count once where the system tells (Linux); elsewhere each
+    processor counts.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        processors = os.sched_getaffinity(0)
+    else:
+        processors = set(range(os.cpu_count() or 1))
+    try:
+        cores = {
+            (topology / f"cpu{i}/topology/thread_siblings_list").read_text() for i in processors
+        }
+    except OSError:
+        return max(1, len(processors))
+    return max(1, len(cores))

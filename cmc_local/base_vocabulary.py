@@ -1,0 +1,98 @@
+"""A GGUF's vocabulary, from llama.cpp's own token data, and its metadata.
+
+llama.cpp reads 128,256 tokens in half a second with `vocab_only`. It knows which tokens end a
+generation and which are control tokens; what a spelling means in bytes is `vocabulary.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from cmc_local import base_header, base_library
+from cmc_local.errors import GGUFError
+from cmc_local.vocabulary import (
+    Role,
+    Vocabulary,
+    byte_level_bytes,
+    byte_value,
+    is_unused_name,
+    metaspace_bytes,
+    plain_bytes,
+)
+
+# enum llama_token_attr
+_UNKNOWN, _UNUSED, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 8, 16, 32
+
+# enum llama_vocab_type: its name for people, and how a spelling becomes text. llama.cpp itself
+# turns WordPiece's `##ing` and `word` into `ing` and U+2581 `word`.
+_KINDS: dict[int, tuple[str, Callable[[str], bytes]]] = {
+    1: ("SentencePiece BPE", metaspace_bytes),
+    2: ("byte-level BPE", byte_level_bytes),
+    3: ("WordPiece", metaspace_bytes),
+    4: ("Unigram", metaspace_bytes),
+}
+
+
+def read_vocabulary(gguf: str | Path) -> Vocabulary:
+    """The vocabulary of a GGUF file, its weights unread. Raises GGUFError."""
+    path = Path(gguf)
+    model = base_library.load(path, vocab_only=True)
+    try:
+        return vocabulary_of(llama_cpp.llama_model_get_vocab(model), path)
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+def read_metadata(gguf: str | Path) -> dict[str, base_header.Value | base_header.Array]:
+    """The GGUF's metadata; of a list only the length. Raises GGUFError."""
+    return base_header.read(Path(gguf)).metadata
+
+
+def read_kind(gguf: str | Path) -> str:
+    """What kind of vocabulary a GGUF has, for people. Raises GGUFError."""
+    model = base_library.load(Path(gguf), vocab_only=True)
+    try:
+        kind = llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model))
+        return _KINDS[kind][0] if kind in _KINDS else f"llama.cpp's type {kind}"
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+def vocabulary_of(vocab: Any, path: Path) -> Vocabulary:
+    """The vocabulary of an open model; `vocab` is a `llama_vocab *`."""
+    kind = int(llama_cpp.llama_vocab_type(vocab))
+    if kind not in _KINDS:
+        raise GGUFError(
+            f"{path} has a vocabulary of llama.cpp's type {kind}: choose a model with a BPE,"
+            " Unigram or WordPiece vocabulary"
+        )
+    eos_id = _own_id(llama_cpp.llama_vocab_eos(vocab))
+    bos_id = _own_id(llama_cpp.llama_vocab_bos(vocab))
+    return Vocabulary.assemble(_entries(vocab, _KINDS[kind][1]), eos_id=eos_id, bos_id=bos_id)
+
+
+def _own_id(token: int) -> int | None:
+    return None if token < 0 else int(token)
+
+
+def _entries(vocab: Any, text_of: Callable[[str], bytes]) -> Iterator[tuple[bytes, Role, str]]:
+    """(text, role, spelling) of each token."""
+    for token in range(llama_cpp.llama_vocab_n_tokens(vocab)):
+        spelling = (llama_cpp.llama_vocab_get_text(vocab, token) or b"").decode("utf-8", "replace")
+        attributes = llama_cpp.llama_vocab_get_attr(vocab, token)
+        if llama_cpp.llama_vocab_is_eog(vocab, token):
+            yield b"", Role.EOS, spelling
+        elif attributes & _UNUSED or is_unused_name(spelling):
+            yield b"", Role.UNUSED, spelling
+        elif attributes & (_CONTROL | _UNKNOWN):
+            yield b"", Role.CONTROL, spelling
+        elif attributes & _BYTE and (byte := byte_value(spelling)) is not None:
+            yield bytes([byte]), Role.BYTE, spelling
+        elif attributes & _USER_DEFINED and text_of is byte_level_bytes:
+            yield plain_bytes(spelling), Role.NORMAL, spelling  # added tokens are spelled plainly
+        else:
+            yield text_of(spelling), Role.NORMAL, spelling
