@@ -18,13 +18,15 @@ WORKSHOP = REPOSITORY / "export" / "cmc_export"
 
 # From the bottom up; a module imports its own layer and those above it in this list, nothing below.
 LAYERS = (
-    {"errors"},
-    {"settings", "bundled"},
+    {"errors", "processor"},
+    {"settings", "bundled", "gguf_header", "onnx_file"},
     {"vocabulary", "prompts"},
-    {"token_map", "adapter"},
+    {"token_map", "adapter", "delta_tokenizer"},
     {"control", "alignment", "base_*", "delta", "text_stream"},
-    {"steering", "engine"},
-    {"conversation", "steered"},
+    {"steering"},
+    {"engine"},
+    {"conversation", "replies"},
+    {"steered"},
     {"commands", "evaluate", "server", "integrations", "__main__"},
 )
 

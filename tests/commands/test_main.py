@@ -158,7 +158,7 @@ def test_a_commands_number_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_color_takes_the_colour_out(monkeypatch: pytest.MonkeyPatch) -> None:
     command_that(monkeypatch, lambda: click.echo(click.style("red", fg="red")))
     coloured = CliRunner().invoke(main, ["chat"], color=True, env={"NO_COLOR": ""})
-    plain = CliRunner().invoke(main, ["chat"], env={"NO_COLOR": "1"})
+    plain = CliRunner().invoke(main, ["chat"], color=True, env={"NO_COLOR": "1"})
     assert (coloured.stdout, plain.stdout) == ("\x1b[31mred\x1b[0m\n", "red\n")
 
 
