@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -85,18 +85,15 @@ def build(
     """The map from `base` onto `delta`; `encode` is needed for the fallback "first-piece" alone."""
     if fallback == "first-piece" and encode is None:
         raise UsageError('the fallback "first-piece" needs the delta\'s tokenizer; or take "none"')
-    matches = np.full(len(base), Match.NONE, dtype=np.uint8)
-    ids = _by_role(base, delta, matches)
     candidates = _Candidates.of(delta)
-    _exact(base, candidates, ids, matches)
-    _near(base, candidates, ids, matches)
+    found = _Found(base)
+    _by_role(found, delta)
+    _exact(found, candidates)
+    _near(found, candidates)
     if fallback == "first-piece" and encode is not None:
         piece = _FirstPiece(delta, candidates, encode)
-        for i in _open(base, matches):
-            ids[i] = piece(base.tokens[i])
-            if ids[i] >= 0:
-                matches[i] = Match.FALLBACK
-    return TokenMap(ids, matches, len(delta))
+        found.add(Match.FALLBACK, {i: piece(base.tokens[i]) for i in found.waiting()})
+    return TokenMap(found.ids, found.matches, len(delta))
 
 
 def characters(text: bytes) -> int | None:
@@ -149,60 +146,61 @@ class _Candidates:
         return cls(normal, byte)
 
 
-def _by_role(base: Vocabulary, delta: Vocabulary, matches: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """A fresh map: every end of generation takes the delta's EOS, BOS its BOS, all else -1."""
-    ids = np.full(len(base), -1, dtype=np.int32)
+class _Found:
+    """A map in the making: all base tokens without counterpart at first."""
+
+    def __init__(self, base: Vocabulary) -> None:
+        self.base = base
+        self.ids = np.full(len(base), -1, dtype=np.int32)
+        self.matches = np.full(len(base), Match.NONE, dtype=np.uint8)
+
+    def waiting(self) -> list[int]:
+        """Base tokens that have a text and no counterpart yet."""
+        ids = (self.matches == Match.NONE) & (self.base.roles <= Role.BYTE)
+        return [i for i in np.flatnonzero(ids).tolist() if self.base.tokens[i]]
+
+    def add(self, match: Match, counterparts: Mapping[int, int]) -> None:
+        """Set base token -> delta token; -1 stays without counterpart."""
+        pairs = [pair for pair in counterparts.items() if pair[1] >= 0]
+        if pairs:
+            mine, theirs = np.array(pairs, dtype=np.int64).T
+            self.ids[mine] = theirs
+            self.matches[mine] = match
+
+
+def _by_role(found: _Found, delta: Vocabulary) -> None:
+    """Every end of generation takes the delta's EOS, BOS its BOS."""
     for role, counterpart in ((Role.EOS, delta.eos_id), (Role.BOS, delta.bos_id)):
         if counterpart is not None:
-            mine = base.roles == role
-            ids[mine] = counterpart
-            matches[mine] = Match.ROLE
-    return ids
+            mine = np.flatnonzero(found.base.roles == role).tolist()
+            found.add(Match.ROLE, dict.fromkeys(mine, counterpart))
 
 
-def _open(base: Vocabulary, matches: NDArray[np.uint8]) -> list[int]:
-    """Ids of base tokens that have a text and no counterpart yet."""
-    waiting = np.flatnonzero((matches == Match.NONE) & (base.roles <= Role.BYTE)).tolist()
-    return [i for i in waiting if base.tokens[i]]
-
-
-def _exact(
-    base: Vocabulary,
-    candidates: _Candidates,
-    ids: NDArray[np.int32],
-    matches: NDArray[np.uint8],
-) -> None:
+def _exact(found: _Found, candidates: _Candidates) -> None:
     """The same text; of the same role first."""
+    base = found.base
     orders = {
         Role.NORMAL: candidates.byte | candidates.normal,
         Role.BYTE: candidates.normal | candidates.byte,
     }
     for role, texts in orders.items():
-        for i in np.flatnonzero(base.roles == role).tolist():
-            found = texts.get(base.tokens[i])
-            if found is not None:
-                ids[i] = found
-                matches[i] = Match.EXACT
+        mine = np.flatnonzero(base.roles == role).tolist()
+        found.add(Match.EXACT, {i: texts.get(base.tokens[i], -1) for i in mine})
 
 
-def _near(
-    base: Vocabulary,
-    candidates: _Candidates,
-    ids: NDArray[np.int32],
-    matches: NDArray[np.uint8],
-) -> None:
+def _near(found: _Found, candidates: _Candidates) -> None:
     """The nearest normal token of which one begins the other."""
-    waiting = _open(base, matches)
-    longer = _nearest_longer(candidates.normal, {base.tokens[i] for i in waiting})
+    tokens, waiting = found.base.tokens, found.waiting()
+    longer = _nearest_longer(candidates.normal, {tokens[i] for i in waiting})
+    near = {}
     for i in waiting:
-        text = base.tokens[i]
-        found = _nearest_shorter(candidates.normal, text)
-        other = longer.get(text)
-        if other is not None and (found is None or other < found):
-            found = other
-        if found is not None:
-            ids[i] = found[1]
-            matches[i] = Match.NEAR
+        best = _nearest_shorter(candidates.normal, tokens[i])
+        other = longer.get(tokens[i])
+        if other is not None and (best is None or other < best):
+            best = other
+        if best is not None:
+            near[i] = best[1]
+    found.add(Match.NEAR, near)
 
 
 def _nearest_longer(normal: dict[bytes, int], wanted: set[bytes]) -> dict[bytes, tuple[int, int]]:
@@ -222,17 +220,17 @@ def _nearest_longer(normal: dict[bytes, int], wanted: set[bytes]) -> dict[bytes,
 def _nearest_shorter(normal: dict[bytes, int], text: bytes) -> tuple[int, int] | None:
     """The best (distance, id) among the delta tokens that `text` begins with."""
     best: tuple[int, int] | None = None
-    spaces = not text.strip(b" ")
-    for cut in range(len(text) - 1, 0, -1):
+    ascii_only = text.isascii()
+    shortest = 2 if text[:1] == b" " and text.strip(b" ") else 1  # a lone space is no candidate
+    for cut in range(len(text) - 1, shortest - 1, -1):
         i = normal.get(text[:cut])
-        if i is None or (cut == 1 and text[:1] == b" " and not spaces):
+        if i is None:
             continue
+        if ascii_only:  # the longest is the nearest
+            return len(text) - cut, i
         offer = distance(text, text[:cut]), i
         if best is None or offer < best:
             best = offer
-        # Among characters of one byte the longest prefix is the nearest one.
-        if text.isascii():
-            break
     return best
 
 
@@ -244,29 +242,31 @@ class _FirstPiece:
     """
 
     def __init__(self, delta: Vocabulary, candidates: _Candidates, encode: Encode) -> None:
-        self._delta = delta
-        self._candidates = candidates
+        self._tokens = delta.tokens
+        self._bytes = candidates.byte
         self._encode = encode
         self._anchor = encode(_ANCHOR)
 
     def __call__(self, text: bytes) -> int:
         """A delta token, -1 for none; a broken character is spelled by its first byte."""
         whole = _whole_characters(text)
-        pieces = self._pieces(whole) if whole else []
-        usable = [i for i in pieces if self._delta.roles[i] <= Role.BYTE and self._delta.tokens[i]]
-        for i in usable:
-            if text.startswith(self._delta.tokens[i]):
-                return i
-        byte = self._candidates.byte.get(text[:1])
+        usable = []
+        for i in self._pieces(whole) if whole else ():
+            if self._tokens[i]:  # a token without text is a control token
+                if text.startswith(self._tokens[i]):
+                    return i
+                usable.append(i)
+        byte = self._bytes.get(text[:1])
         # A tokenizer that normalises (lower case) says a token that the text does not begin with.
         return byte if byte is not None else next(iter(usable), -1)
 
-    def _pieces(self, text: str) -> list[int]:
-        """The first token of `text` within a text, and at the start of one."""
+    def _pieces(self, text: str) -> Iterator[int]:
+        """The first token of `text` within a text, then at the start of one."""
         size = len(self._anchor)
-        within, alone = self._encode(_ANCHOR + text), self._encode(text)
-        kept = within[size : size + 1] if within[:size] == self._anchor else []
-        return kept + alone[:1]
+        within = self._encode(_ANCHOR + text)
+        if within[:size] == self._anchor:
+            yield from within[size : size + 1]
+        yield from self._encode(text)[:1]
 
 
 def _whole_characters(text: bytes) -> str:
