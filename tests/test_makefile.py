@@ -18,6 +18,7 @@ NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 FAKE_PYTHON = """#!/bin/sh
 { echo "ARGS $*"; echo "CFLAGS $CFLAGS"; echo "CXXFLAGS $CXXFLAGS"; echo "CMAKE_ARGS $CMAKE_ARGS"
 } >> "$0.log"
+echo Installing
 cat >/dev/null  # what set-up would take from stdin, the chat would miss
 """
 
