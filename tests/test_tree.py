@@ -177,6 +177,13 @@ def test_the_model_class_loads_neither_workshop_nor_terminal() -> None:
     assert not loaded & (HEAVY - {"jinja2"})
 
 
+def test_type_checkers_and_programs_see_the_same_names() -> None:
+    typed = [node for node in parse(RUNTIME / "__init__.py").body if is_type_check(node)]
+    assert len(typed) == 1
+    seen = {module.rsplit(".", 1)[1] for module in imports(typed[0])}
+    assert seen == set(cmc_local.__all__)
+
+
 def test_exported_names_are_honest() -> None:
     assert sorted(cmc_local.__all__) == cmc_local.__all__
     for exported in cmc_local.__all__:
