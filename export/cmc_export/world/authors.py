@@ -34,7 +34,7 @@ class Author:
 class WorldSize:
     """How many authors; half of them train, an eighth validates, the rest tests."""
 
-    authors: int = 480
+    authors: int = 320
     interviewed: float = 1 / 3
     forgotten: float = 1 / 10
 
