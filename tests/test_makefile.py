@@ -83,6 +83,23 @@ def test_llama_cpp_is_built_from_source_without_amx(checkout: Path) -> None:
     assert f"-DCMAKE_CXX_FLAGS='{NO_AMX} '" in build["CMAKE_ARGS"]
 
 
+def amx_macros(*flags: str) -> set[str]:
+    """What this machine's compiler says of AMX with these flags, for code on Sapphire Rapids."""
+    done = subprocess.run(
+        ["cc", *flags, "-march=sapphirerapids", "-dM", "-E", "-x", "c", os.devnull],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        pytest.skip("no compiler here that knows Sapphire Rapids")
+    return {word for word in done.stdout.split() if "AMX" in word}
+
+
+def test_the_flags_win_over_the_processors_own() -> None:
+    assert {"__AMX_TILE__", "__AMX_INT8__", "__AMX_BF16__"} <= amx_macros()
+    assert amx_macros(*NO_AMX.split()) == set()
+
+
 @pytest.mark.parametrize("given", ["environment", "command line"])
 def test_the_users_own_flags_are_kept(checkout: Path, given: str) -> None:
     own = "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES='80;90'"
