@@ -1,0 +1,1 @@
+"""Measures what steering changes, through the same runner that chats."""
