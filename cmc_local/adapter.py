@@ -24,12 +24,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cmc_local.errors import AdapterError
-from cmc_local.prompts import PromptForm
+from cmc_local.errors import AdapterError, UsageError
+from cmc_local.prompts import PromptForm, Turns
 
 FORMAT_VERSION = 1
 Precision = Literal["fp32", "int8", "fp16"]
-Turns = Literal["all", "last"]
 Normalization = Literal["add", "normalization", "basenormalization"]
 
 SETTINGS_FILE = "adapter.json"
@@ -89,6 +88,8 @@ class AdapterSettings:
     template: TemplateName = field(default_factory=TemplateName)
     training: Mapping[str, Any] = field(default_factory=dict)
     """Summary of the training run, for people; JSON values."""
+    verification: Mapping[str, Any] = field(default_factory=dict)
+    """By precision: how the graph compared with PyTorch when it was exported."""
     license: str = ""
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format: int = FORMAT_VERSION
@@ -203,7 +204,7 @@ def _read_settings(folder: Path) -> AdapterSettings:
     _check_format(path, document.get("format"))
     try:
         settings = _settings_from(document)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, UsageError) as error:
         raise AdapterError(f"{path}: {_reason(error)}: {_EXPORT_AGAIN}") from None
     _check_names(folder, settings.files)
     return settings
@@ -229,12 +230,13 @@ def _settings_from(document: dict[str, Any]) -> AdapterSettings:
         normalization=_typed(document, "normalization", str),
         template=TemplateName(**_typed(document, "template", dict)),
         training=_typed(document, "training", dict),
+        verification=_typed(document, "verification", dict),
         license=_typed(document, "license", str),
         files={name: FileRecord(**r) for name, r in _typed(document, "files", dict).items()},
         format=document["format"],
     )
     for what, size in asdict(settings.shape).items():
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"shape says {what} is {size!r}, not a positive whole number")
     if settings.turns not in get_args(Turns):
         raise ValueError(f"turns is {settings.turns!r}, not one of {', '.join(get_args(Turns))}")

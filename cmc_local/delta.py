@@ -116,17 +116,19 @@ class OnnxDelta:
         """
         ids = np.asarray(tokens, np.int64).reshape(-1)
         self._check(slot, ids, rows)
-        wanted = min(rows, len(ids))
-        logits = np.empty((wanted, self._shape.vocabulary), np.float32)
-        first_wanted = len(ids) - wanted
+        first_wanted = len(ids) - min(rows, len(ids))
+        pieces = []
         for start in range(0, len(ids), CHUNK):
             stop = min(start + CHUNK, len(ids))
             begin = min(max(start, first_wanted), stop - 1)  # the graph gives one row at least
             positions = np.arange(begin - start, stop - start, dtype=np.int64)
-            out = self._run(slot, ids[start:stop], positions)
+            logits = self._run(slot, ids[start:stop], positions)
             if stop > first_wanted:
-                logits[begin - first_wanted : stop - first_wanted] = out
-        return logits[:, : len(self.vocabulary)]
+                pieces.append(logits)
+        if not pieces:
+            pieces.append(np.empty((0, self._shape.vocabulary), np.float32))
+        found = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return found[:, : len(self.vocabulary)]
 
     def _check(self, slot: int, ids: NDArray[np.int64], rows: int) -> None:
         if rows < 0:

@@ -17,9 +17,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from cmc_local.adapter import DeltaShape, Normalization, TemplateName, Turns
+from cmc_local.adapter import DeltaShape, Normalization, TemplateName
 from cmc_local.errors import InputError, UsageError
-from cmc_local.prompts import PromptForm
+from cmc_local.prompts import PromptForm, Turns
 
 CHECKPOINT_FILE = "cmc.json"
 DEFAULT_CONTEXT = 1024
@@ -59,7 +59,7 @@ class CheckpointInfo:
             document["prompt"] = PromptForm(**document["prompt"])
             document["template"] = TemplateName(**document.get("template", {}))
             info = cls(**document)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, UsageError) as error:
             raise InputError(f"{CHECKPOINT_FILE} cannot be read ({error}): train again") from None
         if info.normalization not in get_args(Normalization) or info.turns not in get_args(Turns):
             raise InputError(
@@ -170,7 +170,7 @@ def load(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> LlamaForC
     """
     path = Path(folder)
     _check_folder(path)
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             model, report = LlamaForCausalLM.from_pretrained(
                 path,
@@ -212,7 +212,7 @@ def _check_folder(path: Path) -> None:
     raise InputError(f"{path} has no *.safetensors: give a folder with the delta's weights")
 
 
-class _quiet_transformers:
+class quiet_transformers:
     """No load report, no progress bar: what is wrong is said by an error of ours."""
 
     def __enter__(self) -> None:

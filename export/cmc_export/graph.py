@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import onnx
+import onnxscript  # noqa: F401  # the exporter's other half: missing, it is said at import
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM

@@ -1,0 +1,223 @@
+"""Checkpoint -> adapter: graphs in several precisions, verified before anything is put in place.
+
+What a checkpoint of ours says of itself (cmc.json) can be overridden; what a plain Hugging Face
+llama folder does not say (the prompt form above all) must be given.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from cmc_export import delta_model, graph, quantize, verification
+from cmc_export.card import card
+from cmc_export.data import read_conversations
+from cmc_export.delta_model import CheckpointInfo
+from cmc_local import adapter
+from cmc_local.adapter import Adapter, AdapterSettings, Normalization, Precision, TemplateName
+from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.errors import InputError, UsageError
+from cmc_local.prompts import PromptForm, Turns
+from cmc_local.vocabulary import from_tokenizer_json
+
+STORAGE: Mapping[Precision, graph.Storage] = {
+    "fp32": graph.FLOAT32,
+    "int8": quantize.INT8,
+    "fp16": graph.FLOAT16,
+}
+DEFAULT_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+MOST_EXAMPLES = 200
+LONGEST_CONTEXT = 4096
+"""Taken where a folder claims more: the cache is allocated for the whole context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the caller says; None leaves it to the checkpoint, then to the default."""
+
+    prompt: PromptForm | None = None
+    tokenizer: Path | None = None
+    normalization: Normalization | None = None
+    alpha: float | None = None
+    turns: Turns | None = None
+    name: str | None = None
+    license: str = ""
+    context: int | None = None
+    template: Path | None = None
+    """A Hugging Face folder, to compare shifted tokens and to name."""
+    precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None and not math.isfinite(self.alpha):
+            raise UsageError(f"alpha must be a finite number, not {self.alpha}")
+        unknown = [p for p in self.precisions if p not in STORAGE]
+        if unknown or not self.precisions:
+            raise UsageError(f"precision {unknown}: choose some of {', '.join(STORAGE)}")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An adapter that was written, and how its graphs compare with PyTorch."""
+
+    adapter: Adapter
+    figures: tuple[verification.Figures, ...]
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    choices: Choices,
+    *,
+    data: Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Exported:
+    """Write an adapter, or raise and write nothing.
+
+    `data` holds examples to verify on, in the shapes of training data, else the project's own
+    questions serve; `report` is told each step.
+    """
+    adapter.check_target(output, overwrite=choices.overwrite)
+    report(f"reading {checkpoint}")
+    model = delta_model.load(checkpoint)
+    words = _tokenizer_bytes(checkpoint, choices.tokenizer)
+    settings = _settings(checkpoint, model, choices)
+    tokenizer = _checked_tokenizer(words, settings)
+    template = None if choices.template is None else _template(choices.template)
+    files: dict[str, bytes | Path] = {}
+    for precision in dict.fromkeys(choices.precisions):
+        report(f"writing the {precision} graph")
+        name = adapter.GRAPHS[precision]
+        files[name] = graph.to_onnx(model, settings.shape.context, STORAGE[precision])
+    files[adapter.TOKENIZER_FILE] = words
+    examples, asked = _examples(tokenizer, settings.prompt, data)
+    with tempfile.TemporaryDirectory(prefix="cmc-export-") as place:
+        trial = adapter.write(Path(place) / "trial", settings, files)
+        figures = []
+        for precision in trial.precisions:
+            report(f"comparing the {precision} graph with PyTorch")
+            figures.append(verification.verify(model, trial, precision, examples, template))
+    settings = _with_figures(replace(settings, files=trial.settings.files), figures)
+    files[adapter.CARD_FILE] = card(settings, figures, asked=asked).encode()
+    written = adapter.write(output, settings, files, overwrite=choices.overwrite)
+    return Exported(written, tuple(figures))
+
+
+def _examples(
+    tokenizer: DeltaTokenizer, form: PromptForm, path: Path | None
+) -> tuple[list[list[int]], str]:
+    """Token lists to verify on, and what the card calls them."""
+    if path is None:
+        found = verification.own_conversations()
+        asked = f"{len(found)} questions and answers in its prompt form"
+    else:
+        found = read_conversations([path])[:MOST_EXAMPLES]
+        asked = f"{len(found)} examples of {path.name}"
+    return [tokenizer.example(form, messages)[0] for messages in found], asked
+
+
+def _with_figures(
+    settings: AdapterSettings, figures: Sequence[verification.Figures]
+) -> AdapterSettings:
+    verified: dict[str, dict[str, object]] = {}
+    for entry in figures:
+        verified[entry.precision] = asdict(entry)
+        del verified[entry.precision]["precision"]
+    return replace(settings, verification=verified)
+
+
+def _settings(checkpoint: Path, model: LlamaForCausalLM, choices: Choices) -> AdapterSettings:
+    """The checkpoint's word, overridden by the caller's; `files` still empty."""
+    info = delta_model.read_info(checkpoint) or _from_choices(checkpoint, choices)
+    shape = delta_model.shape_of(model.config)
+    context = choices.context or min(shape.context, LONGEST_CONTEXT)
+    if not 2 <= context <= shape.context:
+        raise UsageError(f"--context {context}: the delta was made for 2 to {shape.context}")
+    template = info.template
+    if choices.template is not None and not template.name:
+        template = _template_name(choices.template)
+    alpha = info.alpha if choices.alpha is None else choices.alpha
+    return AdapterSettings(
+        name=choices.name or info.name,
+        shape=replace(shape, context=context),
+        prompt=choices.prompt or info.prompt,
+        turns=choices.turns or info.turns,
+        alpha=alpha,
+        normalization=choices.normalization or info.normalization,
+        template=template,
+        training=info.training,
+        license=choices.license,
+    )
+
+
+def _from_choices(checkpoint: Path, choices: Choices) -> CheckpointInfo:
+    if choices.prompt is None:
+        raise UsageError(
+            f"{checkpoint} has no {delta_model.CHECKPOINT_FILE} that says how it was asked in "
+            "training: give --prompt (cmc for the paper's deltas, or a text that holds {query})"
+        )
+    return CheckpointInfo(name=checkpoint.resolve().name, prompt=choices.prompt)
+
+
+def _tokenizer_bytes(checkpoint: Path, given: Path | None) -> bytes:
+    path = given or checkpoint / adapter.TOKENIZER_FILE
+    if path.is_dir():
+        path = path / adapter.TOKENIZER_FILE
+    if path.is_file() and path.suffix == ".json":
+        return path.read_bytes()
+    if given is not None:
+        raise InputError(f"{path} is no tokenizer.json: give one in the tokenizers format")
+    if (checkpoint / "tokenizer.model").is_file():
+        raise InputError(
+            f"{checkpoint} has a tokenizer.model only: give --tokenizer with the tokenizer.json of "
+            "the same tokenizer (for the paper's deltas: Llama-2's)"
+        )
+    raise InputError(f"{path} is missing: give --tokenizer with the delta's tokenizer.json")
+
+
+def _checked_tokenizer(words: bytes, settings: AdapterSettings) -> DeltaTokenizer:
+    tokenizer = DeltaTokenizer(words)
+    size = len(tokenizer.vocabulary)
+    if size > settings.shape.vocabulary:
+        raise InputError(
+            f"the tokenizer has {size} tokens, the delta only {settings.shape.vocabulary}: give "
+            "the tokenizer that it was trained with (--tokenizer)"
+        )
+    return tokenizer
+
+
+def _template(folder: Path) -> verification.LogProbabilities:
+    """A Hugging Face causal language model as a template, float32 on the CPU."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} has no config.json: --template wants a Hugging Face folder")
+    with delta_model.quiet_transformers():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            ).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{folder} cannot be loaded ({reason}): copy it again") from None
+    return lambda ids: torch.log_softmax(model(ids).logits.float(), dim=-1)
+
+
+def _template_name(folder: Path) -> TemplateName:
+    words = folder / adapter.TOKENIZER_FILE
+    fingerprint = from_tokenizer_json(words).fingerprint if words.is_file() else ""
+    return TemplateName(folder.resolve().name, fingerprint)
+
+
+def parse_normalization(text: str) -> Normalization:
+    """One of the three names; UsageError otherwise."""
+    for name in get_args(Normalization):
+        if name == text:
+            found: Normalization = name
+            return found
+    raise UsageError(f"normalization {text!r}: choose one of {', '.join(get_args(Normalization))}")
