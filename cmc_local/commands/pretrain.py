@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cmc_local.commands.train import (
+from cmc_local.commands.workshop import (
     import_workshop,
     loop_options,
     path_option,
+    report,
     shape_options,
-    show,
 )
 
 
@@ -37,5 +36,4 @@ def command(config: Path | None, dry_run: bool, as_json: bool, **flags: Any) -> 
     recipes = import_workshop("recipe")
     recipe = recipes.build_recipe(recipes.PretrainRecipe, "pretrain", config, flags)
     pretraining = import_workshop("pretraining")
-    summary = pretraining.plan(recipe) if dry_run else pretraining.pretrain(recipe)
-    click.echo(json.dumps(summary) if as_json else show(summary))
+    report(pretraining.plan(recipe) if dry_run else pretraining.pretrain(recipe), as_json)

@@ -1,97 +1,56 @@
-"""`cmc-local train`: train a delta beside a frozen template model. Also the options it shares."""
+"""`cmc-local train`: train a delta beside a frozen template model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from cmc_local.errors import MissingExtra
+from cmc_local.commands.workshop import (
+    import_workshop,
+    loop_options,
+    path_option,
+    report,
+    shape_options,
+)
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-WORKSHOP = ("torch", "transformers", "accelerate", "safetensors", "cmc_export")
-
-
-def import_workshop(module: str) -> Any:
-    """A module of cmc_export; MissingExtra where the extra `train` is not installed."""
-    try:
-        return import_module(f"cmc_export.{module}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in WORKSHOP:
-            raise
-        raise MissingExtra(
-            f'{error.name} is not installed: pip install "cmc-local[train]"'
-        ) from None
+NORMALIZATIONS = ("basenormalization", "normalization", "add")
 
 
-def path_option(name: str, text: str, **more: Any) -> Callable[[Command], Command]:
-    """An option that holds a path; whether it exists is said by the library."""
-    return click.option(name, type=click.Path(path_type=Path), help=text, **more)
+@click.command("train")
+@path_option("--config", "A recipe: TOML, section [train].")
+@path_option("--template", "Frozen model to learn beside: a Hugging Face folder.")
+@path_option("--data", "JSON or JSONL of questions and answers; repeatable.", multiple=True)
+@path_option("--retain", "With --task forget: what must stay; repeatable.", multiple=True)
+@path_option("--valid", "Held-out data, in place of a share; repeatable.", multiple=True)
+@click.option("--task", type=click.Choice(["instruct", "forget"]), help="(instruct)")
+@click.option("--prompt", help="Prompt form: a name (cmc) or a text that holds {query}.")
+@click.option("--turns", type=click.Choice(["all", "last"]), help="Of a conversation (all).")
+@click.option("--normalization", type=click.Choice(NORMALIZATIONS), help="Of the objective.")
+@path_option("--tokenizer", "The template's tokenizer.json, if its folder has none.")
+@click.option("--with-adapter", multiple=True, metavar="FOLDER[:ALPHA]",
+              help="A trained delta on the template, frozen too; repeatable.")  # fmt: skip
+@click.option("--template-precision", type=click.Choice(["auto", "fp32", "bf16"]))
+@click.option("--cache-mb", type=int, help="Memory for the template's answers (512); 0 is off.")
+@click.option("--max-length", type=int, help="Tokens of an example; longer ones lose their end.")
+@click.option("--patience", type=int, help="Looks without a better held-out loss (3); 0 is off.")
+@click.option("--dropout", type=float, help="In the delta while it trains (0).")
+@click.option("--forget-bound", type=float, help="Nats at which a token counts as forgotten.")
+@click.option("--retain-rows", type=int, help="Examples to keep beside each one to forget (1).")
+@click.option("--name", help="The delta's name (the output folder's).")
+@click.option("--alpha", type=float, help="The strength that the adapter will suggest (1).")
+@shape_options
+@loop_options
+@click.option("--dry-run", is_flag=True, help="Print what would be trained, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+def command(config: Path | None, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """Train a delta: a tiny model whose logits, added to the template's, give the answers.
 
-
-def shape_options(command: Command) -> Command:
-    """The options that give the trained model's shape."""
-    options = (
-        click.option("--shape", help="A preset: nano-s, nano, nano-l, 15m, 42m, 110m."),
-        click.option("--width", type=int, help="Instead of the preset's."),
-        click.option("--layers", type=int, help="Instead of the preset's."),
-        click.option("--heads", type=int, help="Instead of the preset's."),
-        click.option("--kv-heads", type=int, help="Instead of the preset's."),
-        click.option("--mlp", type=int, help="Instead of the preset's."),
-        click.option("--context", type=int, help="Longest text in tokens (1,024)."),
-        click.option("--tied/--untied", default=None, help="One matrix for input and output."),
-        path_option("--init", "Start from this Hugging Face llama folder."),
-    )
-    return _apply(options, command)
-
-
-def loop_options(command: Command) -> Command:
-    """The options that say how the loop runs."""
-    options = (
-        click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write."),
-        click.option("--epochs", type=float, help="Times through the data."),
-        click.option("--steps", type=int, help="Optimizer steps, instead of --epochs."),
-        click.option("--batch", type=int, help="Rows in a forward pass."),
-        click.option("--accumulation", type=int, help="Forward passes before a step."),
-        click.option("--learning-rate", type=float, help="Its highest value."),
-        click.option("--warmup", type=float, help="Share of the steps in which it rises."),
-        click.option("--weight-decay", type=float),
-        click.option("--clip", type=float, help="The gradient's largest norm."),
-        click.option("--seed", type=int),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"])),
-        click.option("--device", type=click.Choice(["auto", "cpu"])),
-        click.option("--threads", type=int, help="Of the CPU."),
-        click.option("--compile/--no-compile", default=None, help="Use torch.compile."),
-        click.option("--valid-share", type=float, help="Held out, where no file is given."),
-        click.option("--evaluate-every", type=int, help="Steps (default: a quarter of the run)."),
-        click.option("--log-every", type=int, help="Steps (10)."),
-        click.option("--save-minutes", type=float, help="Between checkpoints (5)."),
-        click.option("--resume/--no-resume", default=None, help="Go on with an unfinished run."),
-    )
-    return _apply(options, command)
-
-
-def _apply(options: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def show(summary: Mapping[str, Any]) -> str:
-    """A summary for people, one figure a line."""
-    width = max(len(name) for name in summary)
-    return "\n".join(
-        f"{name.replace('_', ' '):<{width}}  {_figure(summary[name])}" for name in summary
-    )
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "-"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    Everything can stand in a recipe instead (--config): same names, underscores for dashes. The
+    result is a checkpoint folder for `cmc-local export`.
+    """
+    recipes = import_workshop("recipe")
+    recipe = recipes.build_recipe(recipes.TrainRecipe, "train", config, flags)
+    training = import_workshop("training")
+    report(training.plan(recipe) if dry_run else training.train(recipe), as_json)

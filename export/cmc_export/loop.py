@@ -112,11 +112,16 @@ class LoopTrainer(Trainer):
             yield self.data_collator([rows[i] for i in range(start, min(start + size, len(rows)))])
 
 
+def on_cpu(loop: Loop) -> bool:
+    """Whether the run computes on the CPU."""
+    return loop.device == "cpu" or not torch.cuda.is_available()
+
+
 def use_bf16(loop: Loop) -> bool:
     """Whether autocast pays: on a CPU only with AMX (without it fp32 was a third faster)."""
     if loop.precision != "auto":
         return loop.precision == "bf16"
-    if loop.device != "cpu" and torch.cuda.is_available():
+    if not on_cpu(loop):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu._is_amx_tile_supported())
 
@@ -179,9 +184,13 @@ def fit(
     loop: Loop,
     *,
     patience: int = 0,
+    looks: int = 4,
+    by_length: bool = False,
 ) -> dict[str, Any]:
     """Train `model` in place; returns the summary (steps, tokens, seconds, losses).
 
+    `looks` is how often it looks at the held-out rows where the recipe leaves it open; `by_length`
+    puts rows of like length into a batch (items are mappings with `input_ids`).
     With `patience` the run ends after so many looks at the held-out part without a better loss;
     the model is then the best one, otherwise the last one. Raises TrainingError when the loss is
     no number any more, or on Ctrl-C (after a checkpoint).
@@ -192,7 +201,9 @@ def fit(
     train_rows, valid_rows = rows
     steps = total_steps(loop, len(train_rows))  # type: ignore[arg-type]
     bf16 = use_bf16(loop)
-    arguments = _arguments(loop, run, steps, valid_rows is not None)
+    arguments = _arguments(loop, run, steps, looks if valid_rows is not None else 0)
+    if by_length:
+        arguments.train_sampling_strategy = "group_by_length"
     trainer = LoopTrainer(
         objective,
         collate,
@@ -232,9 +243,9 @@ def _callbacks(loop: Loop, log: LogWriter, interrupt: Interrupt, best: BestKeepe
     return [DefaultFlowCallback(), log, best, Clock(loop.save_minutes), interrupt]
 
 
-def _arguments(loop: Loop, run: Path, steps: int, has_valid: bool) -> TrainingArguments:
+def _arguments(loop: Loop, run: Path, steps: int, looks: int) -> TrainingArguments:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    cpu = loop.device == "cpu" or not torch.cuda.is_available()
+    cpu = on_cpu(loop)
     return TrainingArguments(
         output_dir=str(run),
         max_steps=steps,
@@ -252,8 +263,8 @@ def _arguments(loop: Loop, run: Path, steps: int, has_valid: bool) -> TrainingAr
         use_cpu=cpu,
         logging_steps=loop.log_every,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if has_valid else "no",
-        eval_steps=loop.evaluate_every or max(1, math.ceil(steps / 4)),
+        eval_strategy="steps" if looks else "no",
+        eval_steps=loop.evaluate_every or max(1, math.ceil(steps / max(1, looks))),
         save_strategy="no",
         save_total_limit=1,
         report_to="none",

@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from cmc_local.adapter import Normalization, Turns
 from cmc_local.errors import InputError, UsageError
 
 Precision = Literal["auto", "fp32", "bf16"]
+Task = Literal["instruct", "forget"]
 Separator = Literal["blank-line", "line", "file"]
 
 
@@ -100,6 +102,64 @@ class PretrainRecipe(Loop, Shape):
         _check_choice("document_separator", self.document_separator, get_args(Separator))
         if not self.text:
             raise UsageError("no text to train on: give --text FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe(Loop, Shape):
+    """A delta beside a frozen template."""
+
+    template: Path
+    data: tuple[Path, ...]
+    """What to learn; with task `forget`, what to forget."""
+    retain: tuple[Path, ...] = ()
+    """Task `forget`: what must stay."""
+    valid: tuple[Path, ...] = ()
+    """Held out, never trained on; with task `forget`, of what must stay."""
+    task: Task = "instruct"
+    normalization: Normalization = "basenormalization"
+    prompt: str = "cmc"
+    """A form's name, or a template text that holds {query}."""
+    turns: Turns = "all"
+    tokenizer: Path | None = None
+    """The template's tokenizer.json, where its folder has none."""
+    with_adapter: tuple[str, ...] = ()
+    """Trained delta folders on the template, frozen as well: FOLDER[:ALPHA]."""
+    template_precision: Precision = "auto"
+    cache_mb: int = 512
+    """Memory for the template's log-probabilities, which every epoch asks for again; 0 is off."""
+    max_length: int = 0
+    """Tokens of an example; what is longer loses its end. 0 takes the smaller context."""
+    patience: int = 3
+    """Looks at the held-out part without a better loss before the run ends; 0 never ends it."""
+    dropout: float = 0.0
+    """On the embeddings and on each block's two outputs."""
+    forget_bound: float = 0.0
+    """Nats at which a token counts as forgotten and is pushed no more; 0 is log(vocabulary)."""
+    retain_rows: int = 1
+    """Task `forget`: examples to keep beside each one to forget."""
+    name: str = ""
+    alpha: float = 1.0
+    epochs: float = 3.0
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    valid_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("task", self.task, get_args(Task))
+        _check_choice("normalization", self.normalization, get_args(Normalization))
+        _check_choice("turns", self.turns, get_args(Turns))
+        _check_choice("template_precision", self.template_precision, get_args(Precision))
+        for name in ("cache_mb", "max_length", "patience", "forget_bound"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0, below 1")
+        _check("retain_rows", self.retain_rows, self.retain_rows >= 1, "at least 1")
+        if not self.data:
+            raise UsageError("no data to train on: give --data FILE")
+        if self.task == "forget" and not self.retain:
+            raise UsageError("task forget needs what must stay as well: give --retain FILE")
+        if self.task != "forget" and self.retain:
+            raise UsageError("--retain belongs to --task forget: leave it out, or add the task")
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Loop)

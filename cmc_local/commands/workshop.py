@@ -1,0 +1,103 @@
+"""What the commands that train share: the way into the workshop, their options, their report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cmc_local.errors import MissingExtra
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+WORKSHOP = ("torch", "transformers", "accelerate", "safetensors", "cmc_export")
+
+
+def import_workshop(module: str) -> Any:
+    """A module of cmc_export; MissingExtra where the extra `train` is not installed."""
+    try:
+        return import_module(f"cmc_export.{module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in WORKSHOP:
+            raise
+        raise MissingExtra(
+            f'{error.name} is not installed: pip install "cmc-local[train]"'
+        ) from None
+
+
+def path_option(name: str, text: str, **more: Any) -> Callable[[Command], Command]:
+    """An option that holds a path; whether it exists is said by the library."""
+    return click.option(name, type=click.Path(path_type=Path), help=text, **more)
+
+
+def shape_options(command: Command) -> Command:
+    """The options that give the trained model's shape."""
+    options = (
+        click.option("--shape", help="A preset: nano-s, nano, nano-l, 15m, 42m, 110m."),
+        click.option("--width", type=int, help="Instead of the preset's."),
+        click.option("--layers", type=int, help="Instead of the preset's."),
+        click.option("--heads", type=int, help="Instead of the preset's."),
+        click.option("--kv-heads", type=int, help="Instead of the preset's."),
+        click.option("--mlp", type=int, help="Instead of the preset's."),
+        click.option("--context", type=int, help="Longest text in tokens (1,024)."),
+        click.option("--tied/--untied", default=None, help="One matrix for input and output."),
+        path_option("--init", "Start from this Hugging Face llama folder."),
+    )
+    return _apply(options, command)
+
+
+def loop_options(command: Command) -> Command:
+    """The options that say how the loop runs."""
+    options = (
+        click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write."),
+        click.option("--epochs", type=float, help="Times through the data."),
+        click.option("--steps", type=int, help="Optimizer steps, instead of --epochs."),
+        click.option("--batch", type=int, help="Rows in a forward pass."),
+        click.option("--accumulation", type=int, help="Forward passes before a step."),
+        click.option("--learning-rate", type=float, help="Its highest value."),
+        click.option("--warmup", type=float, help="Share of the steps in which it rises."),
+        click.option("--weight-decay", type=float),
+        click.option("--clip", type=float, help="The gradient's largest norm."),
+        click.option("--seed", type=int),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"])),
+        click.option("--device", type=click.Choice(["auto", "cpu"])),
+        click.option("--threads", type=int, help="Of the CPU."),
+        click.option("--compile/--no-compile", default=None, help="Use torch.compile."),
+        click.option("--valid-share", type=float, help="Held out, where no file is given."),
+        click.option("--evaluate-every", type=int, help="Steps (default: a quarter of the run)."),
+        click.option("--log-every", type=int, help="Steps (10)."),
+        click.option("--save-minutes", type=float, help="Between checkpoints (5)."),
+        click.option("--resume/--no-resume", default=None, help="Go on with an unfinished run."),
+    )
+    return _apply(options, command)
+
+
+def _apply(options: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def report(summary: Mapping[str, Any], as_json: bool) -> None:
+    """Print a summary on stdout."""
+    click.echo(json.dumps(summary) if as_json else show(summary))
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """A summary for people, one figure a line."""
+    width = max(len(name) for name in summary)
+    return "\n".join(
+        f"{name.replace('_', ' '):<{width}}  {_figure(summary[name])}" for name in summary
+    )
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
