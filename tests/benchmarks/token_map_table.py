@@ -2,7 +2,7 @@
 
     python tests/benchmarks/token_map_table.py [--text FILE]
 
-The published rule (wujwyi/CMC) compares spellings where ours compares texts. A token that is spelled
+The published rule (wujwyi/CMC) compares spellings where ours compares texts. A token spelled
 `<...>` takes the delta token of its own number; any other one takes the token of the same spelling,
 else the nearest of those that begin it or that it begins, a lone U+2581 aside. "broken" counts the
 numbers that lie outside the delta's vocabulary or stand for another text or role there.
