@@ -25,9 +25,15 @@ _log = logging.getLogger("cmc_local")
 _ERROR, _CONTINUED = 4, 5  # ggml_log_level
 _MARK = "error loading model: "
 
+REBUILD = (
+    'F="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"; CFLAGS="$F" CXXFLAGS="$F" '
+    "CMAKE_ARGS=\"-DCMAKE_C_FLAGS='$F' -DCMAKE_CXX_FLAGS='$F'\" pip install --force-reinstall "
+    "--no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+)
+"""Builds llama.cpp without AMX code (x86-64 only)."""
 AMX_NOTICE = (
-    "this build of llama.cpp can crash on this processor's AMX unit: loading without it, somewhat"
-    ' slower. Rebuild: CMAKE_ARGS="-DCMAKE_C_FLAGS=-mno-amx-tile -DCMAKE_CXX_FLAGS=-mno-amx-tile"'
+    "this build of llama.cpp can crash in the processor's AMX unit, so models are loaded without"
+    f" it, which is slower; to build it anew, type: {REBUILD}"
 )
 
 

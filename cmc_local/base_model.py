@@ -51,7 +51,8 @@ class BaseModel:
         """Load `path`; `context` 0 takes what the model was trained with.
 
         `gpu_layers` -1 puts every layer on a GPU if this build of llama.cpp has one; `threads`
-        None takes the physical cores. Raises GGUFError for a file that cannot be used.
+        None takes the physical cores; `kv_type` "f32" is for comparisons, exact and slower.
+        Raises GGUFError for a file that cannot be used.
         """
         self.path = Path(path)
         self.batch = batch
@@ -261,6 +262,8 @@ def _context_params(
     params.n_seq_max = sequences
     params.kv_unified = True  # otherwise a partial copy between sequences aborts the process
     params.type_k = params.type_v = _KV_TYPES[kv_type]
+    if kv_type == "f32":
+        params.flash_attn_type = 0  # it rounds to half precision, whatever the cache holds
     params.no_perf = True
     return params
 
