@@ -38,6 +38,8 @@ NORMALIZATIONS = ("basenormalization", "normalization", "add")
 @click.option("--dropout", type=float, help="In the delta while it trains (0).")
 @click.option("--forget-bound", type=float, help="Nats at which a token counts as forgotten.")
 @click.option("--retain-rows", type=int, help="Examples to keep beside each one to forget (1).")
+@click.option("--group-by-length/--no-group-by-length", default=None,
+              help="Rows of like length in a batch (no).")  # fmt: skip
 @click.option("--name", help="The delta's name (the output folder's).")
 @click.option("--alpha", type=float, help="The strength that the adapter will suggest (1).")
 @shape_options

@@ -128,7 +128,7 @@ def train(recipe: TrainRecipe) -> dict[str, Any]:
         recipe,
         patience=recipe.patience if parts.rows[1] is not None else 0,
         looks=10,
-        by_length=recipe.task == "instruct",
+        by_length=recipe.group_by_length,
     )
     for hook in hooks:
         hook.remove()
