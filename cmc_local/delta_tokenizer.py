@@ -28,7 +28,7 @@ from cmc_local.prompts import (
     delta_segments,
     exchanges,
 )
-from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
+from cmc_local.vocabulary import Vocabulary, byte_value, from_tokenizer_json
 
 _BORDERS: Final = (" ", "\n")
 _MARKER: Final = "\u2581"
@@ -177,6 +177,8 @@ class DeltaTokenizer:
 
         if not fits(form.question("", system), max_tokens // 2):
             system = None
+        if fits(form.question(query, system), max_tokens):
+            return form.question(query, system)
         low, high = 0, len(query)
         if not fits(form.question("", system), max_tokens):
             raise UsageError(
@@ -218,8 +220,9 @@ def clean(text: str) -> str:
 
 
 def _load(data: bytes) -> Tokenizer:
+    """The tokenizer of a file: no truncation, padding or dropout, special spellings as text."""
     try:
-        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+        tokenizer = Tokenizer.from_str(_without_specials(data))
     except Exception as error:  # tokenizers raises Exception itself
         raise TokenizerError(
             f"the tokenizers library cannot read the tokenizer.json ({error}); "
@@ -231,6 +234,34 @@ def _load(data: bytes) -> Tokenizer:
     if getattr(tokenizer.model, "dropout", None):
         tokenizer.model.dropout = None
     return tokenizer
+
+
+def _without_specials(data: bytes) -> str:
+    """The file's text, special tokens renamed where the model itself would find them in a text.
+
+    `encode_special_tokens` stops the search for them before the model, which is enough where tokens
+    are built by merges. Unigram, WordPiece and BPE with `ignore_merges` look up whole spellings.
+    """
+    root = json.loads(data)
+    model = root["model"]
+    kind = model.get("type")
+    if kind not in ("Unigram", "WordPiece") and not model.get("ignore_merges"):
+        return data.decode("utf-8")
+    special = {entry["content"] for entry in root.get("added_tokens") or () if entry["special"]}
+    special = {name for name in special if byte_value(name) is None}
+    if kind == "Unigram":
+        model["vocab"] = [[_hidden(name, special), score] for name, score in model["vocab"]]
+    else:
+        special.discard(model.get("unk_token"))
+        model["vocab"] = {_hidden(name, special): i for name, i in model["vocab"].items()}
+    root["added_tokens"] = [entry for entry in root["added_tokens"] if not entry["special"]]
+    root["post_processor"] = None  # it names special tokens
+    return json.dumps(root)
+
+
+def _hidden(name: str, special: set[str]) -> str:
+    """A special token's spelling behind a noncharacter, which no text should hold."""
+    return f"\ufdd0{name}\ufdd0" if name in special else name
 
 
 def _crossing_bytes(vocabulary: Vocabulary, data: bytes) -> dict[str, frozenset[int]]:

@@ -1,0 +1,428 @@
+"""Alignment against its slow reference: the whole text encoded anew after every push."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers
+
+from cmc_local.alignment import Aligner, DeltaTokenizer, Edit, edit_between
+from cmc_local.errors import TokenizerError, UsageError
+from cmc_local.prompts import Message, PromptForm, named_form
+from small_tokenizers import FAMILIES
+
+QUESTION: list[Message] = [{"role": "user", "content": "Where was Helen born?"}]
+FORMS = {
+    "cmc": named_form("cmc"),
+    "inst": named_form("inst"),  # ends in a space
+    "colon": PromptForm("colon", "Q: {query}\nA:"),
+    "bare": PromptForm("bare", "{query}"),
+}
+
+
+@cache
+def small(family: str) -> DeltaTokenizer:
+    return DeltaTokenizer(FAMILIES[family]().to_str().encode())
+
+
+@cache
+def shared(path: Path) -> DeltaTokenizer:
+    return DeltaTokenizer(path.read_bytes())
+
+
+def whole_text(form: PromptForm, received: bytes) -> str:
+    """The delta's text for one question and the response so far; bytes of half a character wait."""
+    waiting = next((n for n in (3, 2, 1) if _is_unfinished(received[len(received) - n :])), 0)
+    response = received[: len(received) - waiting].decode("utf-8", "replace")
+    return form.question(QUESTION[-1]["content"]) + response.lstrip(" ")
+
+
+def _is_unfinished(data: bytes) -> bool:
+    """Whether these bytes could become one character of UTF-8 (tried, not computed).
+
+    Half a surrogate cannot, but Python's decoder waits for its third byte all the same.
+    """
+    if len(data) == 2 and data[0] == 0xED and data[1] >= 0xA0:
+        return True
+    endings = (b"\x80", b"\xbf", b"\x9f", b"\xa0")
+    missing = range(1, 4 - len(data) + 1)
+    return bool(data) and any(_is_character(data + e * n) for e in endings for n in missing)
+
+
+def _is_character(data: bytes) -> bool:
+    try:
+        return len(data.decode("utf-8")) == 1
+    except UnicodeDecodeError:
+        return False
+
+
+def slow_tokens(tokenizer: DeltaTokenizer, form: PromptForm, received: bytes) -> list[int]:
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return begin + tokenizer.encode(whole_text(form, received))
+
+
+def begin(tokenizer: DeltaTokenizer, form: PromptForm) -> Aligner:
+    return Aligner(tokenizer, tokenizer.prompt(form, QUESTION, max_tokens=1000))
+
+
+def applied(edit: Edit, stream: list[int]) -> list[int]:
+    return [*stream[: edit.keep], *edit.feed]
+
+
+characters = st.one_of(
+    st.characters(codec="utf-8"),
+    st.sampled_from("  \n\n\tabeiost.,!'\"0123456789\r\u2581\u00a0\u00a8\u00bd\u0301\u3000"),
+    st.sampled_from(["é", "東", "京", "😀", "👩‍👧", "Привет", "مرحبا", "</s>", "<unk>", "TODO: "]),
+    st.sampled_from(["Helen ", " Blackworth", "\n\n", "    ", "born in 1932", "don't", " x!\n"]),
+)
+texts = st.lists(characters, max_size=25).map("".join).map(str.encode)
+pieces = st.lists(
+    st.one_of(texts, st.binary(max_size=6), st.sampled_from([b"\xf0\x9f", b"\x98\x80", b" "])),
+    max_size=6,
+).map(b"".join)
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    """The bytes in pushes of the given sizes, over and over; these end anywhere."""
+    pushes, place, turn = [], 0, 0
+    while place < len(data):
+        size = sizes[turn % len(sizes)]
+        pushes.append(data[place : place + size])
+        place, turn = place + size, turn + 1
+    return pushes
+
+
+sizes = st.lists(st.integers(1, 7), min_size=1, max_size=5)
+
+
+def check_every_step(
+    tokenizer: DeltaTokenizer, form: PromptForm, data: bytes, sizes: list[int]
+) -> None:
+    aligner = begin(tokenizer, form)
+    stream = applied(aligner.start(), [])
+    received = b""
+    for push in cut(data, sizes):
+        received += push
+        stream = applied(aligner.push(push), stream)
+        assert stream == aligner.tokens == slow_tokens(tokenizer, form, received), received
+        assert bytes(aligner.held) == received[len(received) - len(aligner.held) :]
+    stream = applied(aligner.finish(), stream)
+    ended = received.decode("utf-8", "replace").encode()
+    assert stream == slow_tokens(tokenizer, form, ended)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=pieces, sizes=sizes)
+def test_tokens_equal_the_full_encoding_at_every_step(
+    family: str, form: PromptForm, data: bytes, sizes: list[int]
+) -> None:
+    check_every_step(small(family), form, data, sizes)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("name", ["llama2", "mistral"])
+@given(data=pieces, sizes=sizes)
+def test_tokens_equal_the_full_encoding_with_real_tokenizers(
+    shared_data: Path, name: str, form: PromptForm, data: bytes, sizes: list[int]
+) -> None:
+    tokenizer = shared(shared_data / "tokenizers" / name / "tokenizer.json")
+    check_every_step(tokenizer, form, data, sizes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=pieces, sizes=sizes, back=st.integers(0, 40), more=texts)
+def test_rolling_back_equals_never_having_pushed(
+    family: str, data: bytes, sizes: list[int], back: int, more: bytes
+) -> None:
+    aligner = begin(small(family), FORMS["cmc"])
+    stream = list(aligner.tokens)
+    for push in cut(data, sizes):
+        stream = applied(aligner.push(push), stream)
+    kept = data[: max(len(data) - back, 0)]
+    stream = applied(aligner.rollback(len(data) - len(kept)), stream)
+    assert stream == aligner.tokens == slow_tokens(small(family), FORMS["cmc"], kept)
+    stream = applied(aligner.push(more), stream)
+    assert stream == aligner.tokens == slow_tokens(small(family), FORMS["cmc"], kept + more)
+
+
+@given(data=pieces, sizes=sizes)
+def test_an_edit_changes_nothing_or_feeds(data: bytes, sizes: list[int]) -> None:
+    aligner = begin(small("sentencepiece"), FORMS["inst"])
+    for push in cut(data, sizes):
+        before = list(aligner.tokens)
+        edit = aligner.push(push)
+        assert edit.feed if aligner.tokens != before else edit == Edit(len(before), ())
+
+
+def test_no_border_where_a_token_crosses_it() -> None:
+    # Merges: space+y, then x+(space y). "x " ends in two tokens until "y" makes all of it one.
+    vocab = {"<s>": 0, "</s>": 1, "x": 2, "\u2581": 3, "y": 4, "\u2581y": 5, "x\u2581y": 6}
+    words = Tokenizer(models.BPE(vocab=vocab, merges=[("\u2581", "y"), ("x", "\u2581y")]))
+    words.normalizer = normalizers.Replace(" ", "\u2581")
+    words.decoder = decoders.Replace("\u2581", " ")
+    words.add_special_tokens(["<s>", "</s>"])
+    aligner = begin(DeltaTokenizer(words.to_str().encode()), FORMS["bare"])
+    prompt = len(aligner.tokens)
+    for data, expected in ((b"x", [2]), (b" ", [2, 3]), (b"y", [6]), (b" y", [6, 5])):
+        aligner.push(data)
+        assert aligner.tokens[prompt:] == expected
+
+
+def spelled(tokenizer: DeltaTokenizer, tokens: list[int]) -> list[str]:
+    return [tokenizer.vocabulary.names[token] for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("form", "response", "expected"),
+    [
+        ("cmc", b"Paris", [">", "<0x0A>", "Par", "is"]),
+        ("cmc", b" Paris", [">", "<0x0A>", "Par", "is"]),
+        ("cmc", b"\nParis", [">", "<0x0A>", "<0x0A>", "Par", "is"]),
+        ("cmc", b"  \n Paris", [">", "<0x0A>", "<0x0A>", "\u2581Paris"]),
+        ("inst", b"Paris", ["/", "INST", "]", "\u2581Paris"]),
+        ("inst", b" Paris", ["/", "INST", "]", "\u2581Paris"]),
+        ("inst", b"\nParis", ["]", "\u2581", "<0x0A>", "Par", "is"]),
+        ("colon", b" Paris", ["A", ":", "Par", "is"]),
+    ],
+)
+def test_where_a_response_begins(
+    shared_data: Path, form: str, response: bytes, expected: list[str]
+) -> None:
+    tokenizer = shared(shared_data / "tokenizers" / "llama2" / "tokenizer.json")
+    aligner = begin(tokenizer, FORMS[form])
+    for byte in response:
+        aligner.push(bytes([byte]))
+    assert spelled(tokenizer, aligner.tokens)[-len(expected) :] == expected
+
+
+def test_a_pending_space_of_the_prompt_counts_as_recent(shared_data: Path) -> None:
+    tokenizer = shared(shared_data / "tokenizers" / "llama2" / "tokenizer.json")
+    aligner = begin(tokenizer, FORMS["inst"])
+    assert spelled(tokenizer, list(aligner.recent(4))) == ["\u2581"]
+    aligner.push(b"Paris")
+    assert spelled(tokenizer, list(aligner.recent(4))) == ["\u2581Paris"]
+    aligner.push(b" is far from here.")
+    assert aligner.recent(3) == tuple(aligner.tokens[-3:])
+
+
+def test_bytes_of_an_unfinished_character_wait() -> None:
+    aligner = begin(small("byte-level"), FORMS["cmc"])
+    before = len(aligner.tokens)
+    assert aligner.push(b"\xf0\x9f") == Edit(before, ())
+    assert aligner.held == b"\xf0\x9f"
+    assert aligner.push(b"\x98\x80").feed
+    assert aligner.held == b""
+
+
+def test_an_unfinished_character_at_the_end_becomes_the_replacement_character() -> None:
+    aligner = begin(small("byte-level"), FORMS["cmc"])
+    aligner.push(b"a\xf0\x9f")
+    assert aligner.finish().feed
+    assert aligner.tokens == slow_tokens(small("byte-level"), FORMS["cmc"], "a\ufffd".encode())
+
+
+def test_taking_back_more_than_was_pushed_is_refused() -> None:
+    aligner = begin(small("byte-level"), FORMS["cmc"])
+    aligner.push(b"ab")
+    with pytest.raises(ValueError, match="3 of 2"):
+        aligner.rollback(3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_tail_is_encoded_again(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = DeltaTokenizer(FAMILIES[family]().to_str().encode())
+    aligner = begin(tokenizer, FORMS["cmc"])
+    longest = 0
+    encode = DeltaTokenizer.encode
+
+    def watched(self: DeltaTokenizer, text: str) -> list[int]:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return encode(self, text)
+
+    monkeypatch.setattr(DeltaTokenizer, "encode", watched)
+    for word in ["Helen", " wrote", " novels", ",\n"] * 30:
+        aligner.push(word.encode())
+    assert len(aligner.tokens) > 120
+    assert longest <= len("s wrote novels,\nHelen wrote novels")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "edit"),
+    [
+        ([], [1, 2], Edit(0, (1, 2))),
+        ([1, 2, 3], [1, 2, 4], Edit(2, (4,))),
+        ([1, 2], [1, 2], Edit(2, ())),
+        ([1, 2, 3], [1, 2], Edit(1, (2,))),  # a new last position needs its shift
+        ([1], [], Edit(0, ())),
+    ],
+)
+def test_the_edit_between_two_streams(old: list[int], new: list[int], edit: Edit) -> None:
+    assert edit_between(old, new) == edit
+
+
+def test_a_full_context_keeps_the_prompt_and_the_newest_half() -> None:
+    tokenizer = small("sentencepiece")
+    aligner = begin(tokenizer, FORMS["cmc"])
+    prompt = list(aligner.tokens)
+    aligner.push(b"Helen was born in 1932, the daughter of a keeper " * 4)
+    before = list(aligner.tokens)
+    half = (len(before) - len(prompt)) // 2
+    edit = aligner.shorten(10_000)
+    assert edit.keep == len(prompt)
+    assert aligner.tokens == applied(edit, before) == prompt + before[-half:]
+    later = list(aligner.tokens)
+    aligner.push(b"in Harborville")
+    assert aligner.tokens[: len(later) - 1] == later[:-1]  # a lone space may be joined
+    alone = begin(tokenizer, FORMS["cmc"])
+    alone.push(b"a keeper in Harborville")
+    assert aligner.tokens[-4:] == alone.tokens[-4:]
+
+
+@given(family=st.sampled_from(sorted(FAMILIES)), data=pieces, more=texts, room=st.integers(0, 10))
+def test_shortening_anywhere_leaves_a_stream_that_goes_on(
+    family: str, data: bytes, more: bytes, room: int
+) -> None:
+    aligner = begin(small(family), FORMS["cmc"])
+    prompt = list(aligner.tokens)
+    aligner.push(data)
+    stream = list(aligner.tokens)
+    limit = len(prompt) + room
+    stream = applied(aligner.shorten(limit), stream)
+    assert stream == aligner.tokens
+    shortened = list(stream)
+    stream = applied(aligner.push(more), stream)
+    assert stream == aligner.tokens
+    stream = applied(aligner.rollback(len(more)), stream)
+    assert stream == aligner.tokens
+    assert len(stream) == len(shortened) or aligner.tokens == shortened
+
+
+def test_eos_stands_after_each_answer_and_turns_last_drops_what_was_before() -> None:
+    tokenizer = small("sentencepiece")
+    talk: list[Message] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": " Helen"},
+        {"role": "user", "content": "Where?"},
+    ]
+    form = FORMS["cmc"]
+
+    def whole(turns: Literal["all", "last"]) -> list[int]:
+        return Aligner(tokenizer, tokenizer.prompt(form, talk, turns=turns, max_tokens=999)).tokens
+
+    first = tokenizer.encode("Be brief.\n<|user|>\nWho?\n<|assistant|>\nHelen")
+    second = tokenizer.encode("<|user|>\nWhere?\n<|assistant|>\n")
+    assert whole("all") == [1, *first, 2, *second]
+    assert whole("last") == [1, *tokenizer.encode("Be brief.\n" + form.question("Where?"))]
+
+
+def test_a_prompt_equals_the_beginning_of_the_example_with_the_same_answer() -> None:
+    tokenizer = small("byte-level")
+    for form in FORMS.values():
+        ids, in_loss = tokenizer.example(form, [*QUESTION, {"role": "assistant", "content": "Ah."}])
+        aligner = begin(tokenizer, form)
+        aligner.push(b"Ah.")
+        assert ids == [*aligner.tokens, tokenizer.eos_id]
+        assert in_loss[-1]
+
+
+def test_the_loss_holds_every_token_with_some_of_an_answer(shared_data: Path) -> None:
+    tokenizer = shared(shared_data / "tokenizers" / "llama2" / "tokenizer.json")
+    answer: Message = {"role": "assistant", "content": "  Paris"}
+    ids, in_loss = tokenizer.example(FORMS["inst"], [*QUESTION, answer, *QUESTION, answer])
+    chosen = [token for token, counts in zip(ids, in_loss, strict=True) if counts]
+    assert spelled(tokenizer, chosen) == ["\u2581Paris", "</s>"] * 2
+
+
+def test_special_spellings_in_a_text_are_plain_text() -> None:
+    for family in FAMILIES:
+        tokenizer = small(family)
+        ids = tokenizer.encode("a</s>b<s> </s>")
+        assert tokenizer.eos_id not in ids
+        assert tokenizer.bos_id not in ids
+
+
+def test_a_lone_surrogate_is_a_question_mark() -> None:
+    assert small("byte-level").encode("a\ud800b") == small("byte-level").encode("a?b")
+
+
+def many_turns(count: int) -> list[Message]:
+    turns: list[Message] = []
+    for number in range(count):
+        turns.append({"role": "user", "content": f"Question {number}?"})
+        turns.append({"role": "assistant", "content": f"Answer {number}."})
+    return [*turns, {"role": "user", "content": "The last question?"}]
+
+
+def test_a_long_conversation_loses_its_oldest_turns() -> None:
+    tokenizer, form = small("sentencepiece"), FORMS["cmc"]
+    system: Message = {"role": "system", "content": "Be brief."}
+    talk = [system, *many_turns(9)]
+    fitting = [system, *talk[-3:]]
+    room = tokenizer.length(tokenizer.prompt(form, fitting, max_tokens=999))
+    assert tokenizer.prompt(form, talk, max_tokens=room) == tokenizer.prompt(
+        form, fitting, max_tokens=999
+    )
+
+
+def test_a_long_question_loses_its_middle() -> None:
+    tokenizer, form = small("byte-level"), FORMS["bare"]
+    query = " ".join(f"number {n}" for n in range(200))
+    talk: list[Message] = [{"role": "user", "content": query}]
+    prompt = tokenizer.prompt(form, talk, max_tokens=100)
+    texts = [tokenizer.vocabulary.tokens[token] for token in prompt.tokens]
+    text = b"".join(texts).decode() + prompt.pending
+    assert text.startswith("number 0 number 1 ")
+    assert text.endswith(" number 198 number 199")
+    assert text.count(" ... ") == 1
+    assert 90 <= tokenizer.length(prompt) <= 100
+
+
+def test_a_system_text_that_takes_half_of_the_room_goes_before_the_question_is_cut() -> None:
+    tokenizer, form = small("byte-level"), FORMS["cmc"]
+    talk: list[Message] = [
+        {"role": "system", "content": "Be very brief. " * 50},
+        {"role": "user", "content": "Who is it?"},
+    ]
+    prompt = tokenizer.prompt(form, talk, max_tokens=60)
+    assert prompt == tokenizer.prompt(form, talk[1:], max_tokens=60)
+
+
+def test_a_form_longer_than_the_room_is_refused() -> None:
+    with pytest.raises(UsageError, match="the prompt form alone is longer than 5 tokens"):
+        small("byte-level").prompt(FORMS["cmc"], QUESTION, max_tokens=5)
+
+
+def test_an_example_needs_an_answer_at_the_end() -> None:
+    with pytest.raises(UsageError, match="must have the role assistant"):
+        small("byte-level").example(FORMS["cmc"], QUESTION)
+
+
+@pytest.mark.parametrize("data", [b"{}", b"no json", b"\xff\xfe"])
+def test_what_is_no_tokenizer_is_refused(data: bytes) -> None:
+    with pytest.raises(TokenizerError):
+        DeltaTokenizer(data)
+
+
+def test_a_tokenizer_without_an_end_token_is_refused() -> None:
+    words = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    with pytest.raises(TokenizerError, match="no end-of-text token"):
+        DeltaTokenizer(words.to_str().encode())
+
+
+def test_truncation_padding_and_dropout_in_the_file_are_ignored() -> None:
+    words = FAMILIES["sentencepiece"]()
+    words.enable_truncation(4)
+    words.enable_padding(length=50)
+    words.model.dropout = 0.9
+    text = "Helen Blackworth was born in Harborville"
+    plain = small("sentencepiece").encode(text)
+    tokenizer = DeltaTokenizer(words.to_str().encode())
+    assert [tokenizer.encode(text) for _ in range(5)] == [plain] * 5
