@@ -6,7 +6,7 @@ generation and which are control tokens; what a spelling means in bytes is `voca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,19 @@ from cmc_local.vocabulary import (
 # enum llama_token_attr
 _UNKNOWN, _UNUSED, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 8, 16, 32
 
-# enum llama_vocab_type: its name for people, and how a spelling becomes text. llama.cpp itself
-# turns WordPiece's `##ing` and `word` into `ing` and U+2581 `word`.
-_KINDS: dict[int, tuple[str, Callable[[str], bytes]]] = {
-    1: ("SentencePiece BPE", metaspace_bytes),
-    2: ("byte-level BPE", byte_level_bytes),
-    3: ("WordPiece", metaspace_bytes),
-    4: ("Unigram", metaspace_bytes),
+# enum llama_vocab_type -> how a spelling becomes text: SentencePiece BPE, byte-level BPE, WordPiece
+# and Unigram. llama.cpp itself turns WordPiece's `##ing` and `word` into `ing` and U+2581 `word`.
+_TEXT_OF: dict[int, Callable[[str], bytes]] = {
+    1: metaspace_bytes,
+    2: byte_level_bytes,
+    3: metaspace_bytes,
+    4: metaspace_bytes,
+}
+_NAMES = {
+    "llama": "SentencePiece BPE",
+    "gpt2": "byte-level BPE",
+    "bert": "WordPiece",
+    "t5": "Unigram",
 }
 
 
@@ -52,27 +58,23 @@ def read_metadata(gguf: str | Path) -> dict[str, base_header.Value | base_header
     return base_header.read(Path(gguf)).metadata
 
 
-def read_kind(gguf: str | Path) -> str:
-    """What kind of vocabulary a GGUF has, for people. Raises GGUFError."""
-    model = base_library.load(Path(gguf), vocab_only=True)
-    try:
-        kind = llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model))
-        return _KINDS[kind][0] if kind in _KINDS else f"llama.cpp's type {kind}"
-    finally:
-        llama_cpp.llama_model_free(model)
+def kind_of(metadata: Mapping[str, object]) -> str:
+    """What kind of vocabulary a GGUF has, for people; llama.cpp's own name where it has none."""
+    model = metadata.get("tokenizer.ggml.model", "none")
+    return _NAMES.get(str(model), str(model))
 
 
 def vocabulary_of(vocab: Any, path: Path) -> Vocabulary:
     """The vocabulary of an open model; `vocab` is a `llama_vocab *`."""
     kind = int(llama_cpp.llama_vocab_type(vocab))
-    if kind not in _KINDS:
+    if kind not in _TEXT_OF:
         raise GGUFError(
             f"{path} has a vocabulary of llama.cpp's type {kind}: choose a model with a BPE,"
             " Unigram or WordPiece vocabulary"
         )
     eos_id = _own_id(llama_cpp.llama_vocab_eos(vocab))
     bos_id = _own_id(llama_cpp.llama_vocab_bos(vocab))
-    return Vocabulary.assemble(_entries(vocab, _KINDS[kind][1]), eos_id=eos_id, bos_id=bos_id)
+    return Vocabulary.assemble(_entries(vocab, _TEXT_OF[kind]), eos_id=eos_id, bos_id=bos_id)
 
 
 def _own_id(token: int) -> int | None:

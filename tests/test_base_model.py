@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -199,11 +199,12 @@ def test_without_amx_nothing_is_said(tiny_gguf: Path, capfd: pytest.CaptureFixtu
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no processor affinity here")
 def test_hardware_threads_of_one_core_count_once(tmp_path: Path) -> None:
-    for i in range(4096):
+    processors = os.sched_getaffinity(0)
+    for i in processors:
         place = tmp_path / f"cpu{i}" / "topology"
         place.mkdir(parents=True)
         (place / "thread_siblings_list").write_text("0-4095\n")
     assert usable_cores(tmp_path) == 1
-    shutil.rmtree(tmp_path)
-    assert usable_cores(tmp_path) >= 1
+    assert usable_cores(tmp_path / "unknown") == len(processors)

@@ -10,7 +10,7 @@ import pytest
 import tiny_models
 from cmc_local.base_header import Array, Tensor, read
 from cmc_local.base_model import BaseModel
-from cmc_local.base_vocabulary import read_kind, read_metadata, read_vocabulary
+from cmc_local.base_vocabulary import kind_of, read_metadata, read_vocabulary
 from cmc_local.errors import GGUFError
 from cmc_local.vocabulary import Role, Vocabulary, from_tokenizer_json
 
@@ -41,7 +41,6 @@ def role_of(vocabulary: Vocabulary, name: str) -> Role:
     [
         ("llama-bpe", "byte-level BPE", 128256, {"<|end_of_text|>", "<|eot_id|>"}),
         ("phi-3", "SentencePiece BPE", 32064, {"</s>", "<|endoftext|>", "<|end|>"}),
-        ("qwen2", "byte-level BPE", 151936, {"<|endoftext|>", "<|im_end|>"}),
     ],
 )
 def test_every_token_that_ends_a_generation_is_found(
@@ -49,7 +48,7 @@ def test_every_token_that_ends_a_generation_is_found(
 ) -> None:
     path = shared_data / "vocab" / f"ggml-vocab-{file}.gguf"
     vocabulary = read_vocabulary(path)
-    assert (len(vocabulary), read_kind(path)) == (size, kind)
+    assert (len(vocabulary), kind_of(read_metadata(path))) == (size, kind)
     assert ends <= {vocabulary.names[i] for i in np.flatnonzero(vocabulary.roles == Role.EOS)}
 
 

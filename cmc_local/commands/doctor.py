@@ -1,0 +1,158 @@
+"""`cmc-local doctor`: whether this installation works, and what to type where it does not."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import click
+
+from cmc_local import __version__, bundled
+from cmc_local.commands import options
+from cmc_local.errors import CmcError
+
+_SIGNS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
+_TRAIN_PARTS = ("torch", "transformers", "onnx", "onnxscript", "gguf")
+_PROBE = "Once upon a time"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `type_this` is empty where nothing is to be done."""
+
+    name: str
+    status: Literal["ok", "note", "fail"]
+    told: str
+    type_this: str = ""
+
+
+@click.command("doctor")
+@click.option("--gguf", "-m", metavar="FILE", help="Decode with this model, not a bundled one.")
+@click.option("--adapter", "-a", metavar="PATH", help="Check this adapter, not a bundled one.")
+@options.json_output
+def command(gguf: str | None, adapter: str | None, as_json: bool) -> int:
+    """Check this installation; each failure says what to type."""
+    findings = []
+    for finding in examine(gguf, adapter):
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
+    failed = [finding for finding in findings if finding.status == "fail"]
+    if as_json:
+        report = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
+        click.echo(json.dumps(report, ensure_ascii=False))
+    return 1 if failed else 0
+
+
+def examine(gguf: str | None = None, adapter: str | None = None) -> Iterator[Finding]:
+    """Every check in turn; one that breaks becomes a failure and the next one follows."""
+    checks: tuple[tuple[str, str, Callable[[], Finding]], ...] = (
+        ("versions", 'pip install --force-reinstall "cmc-local"', _versions),
+        ("llama.cpp", "make setup", _library),
+        ("base model", "make models", lambda: _decode(gguf)),
+        ("GPU", 'pip install "cmc-local[cuda]"', _gpu),
+        ("adapter", "make models", lambda: _adapter(adapter)),
+        ("training", 'pip install "cmc-local[train]"', _training),
+    )
+    for name, type_this, check in checks:
+        try:
+            yield check()
+        except CmcError as error:  # its line ends with the next step
+            yield Finding(name, "fail", str(error))
+        except (ImportError, OSError) as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            yield Finding(name, "fail", told, type_this)
+
+
+def _print(finding: Finding) -> None:
+    click.echo(f"{_SIGNS[finding.status]}  {finding.name}: {finding.told}")
+    if finding.type_this:
+        click.echo(f"      type: {finding.type_this}")
+
+
+def _versions() -> Finding:
+    parts = [f"cmc-local {__version__}", f"Python {platform.python_version()}"]
+    parts += [f"{name} {_installed(name)}" for name in ("llama-cpp-python", "numpy", "tokenizers")]
+    runtime = next((name for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)), None)
+    if runtime is None:
+        missing = "ONNX Runtime is not installed"
+        return Finding("versions", "fail", missing, "pip install onnxruntime")
+    return Finding("versions", "ok", ", ".join([*parts, f"{runtime} {_installed(runtime)}"]))
+
+
+def _installed(name: str) -> str:
+    """A package's version; "" where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _library() -> Finding:
+    from cmc_local import base_library
+    from cmc_local.base_threads import usable_cores
+
+    where = "CPU and GPU" if base_library.offloads_to_gpu() else "CPU only"
+    told = f"{where}, {usable_cores()} cores"
+    if base_library.has_risky_amx():
+        amx = f"{told}; built with AMX, which can crash, so it is kept off and decoding is slower"
+        return Finding("llama.cpp", "note", amx, base_library.REBUILD)
+    return Finding("llama.cpp", "ok", f"{told}, AMX code left out of the build")
+
+
+def _decode(gguf: str | None) -> Finding:
+    """A real decode: a prompt and eight tokens, greedily."""
+    from cmc_local.base_model import BaseModel
+
+    path = bundled.base() if gguf is None else options.gguf_path(gguf)
+    with BaseModel(path, context=128) as base:
+        tokens = base.tokenize(_PROBE)
+        begun = perf_counter()
+        for _ in range(8):
+            base.decode(tokens, start=base.length())
+            tokens = [int(base.logits().argmax())]
+        spent = perf_counter() - begun
+    return Finding("base model", "ok", f"{path.name} decodes, {8 / spent:.0f} tokens/s")
+
+
+def _gpu() -> Finding:
+    from cmc_local.delta import cuda_problem
+
+    problem = cuda_problem()
+    told = "usable for the delta" if problem is None else f"not used, {problem}"
+    return Finding("GPU", "ok" if problem is None else "note", told)
+
+
+def _adapter(adapter: str | None) -> Finding:
+    """Load an adapter, hashes and all, and ask its delta for one shift."""
+    from cmc_local import adapter as adapters
+    from cmc_local.delta import OnnxDelta
+
+    path = bundled.adapter() if adapter is None else _adapter_place(adapter)
+    found = adapters.load(path)
+    delta = OnnxDelta(found)
+    token = delta.vocabulary.bos_id or 0
+    begun = perf_counter()
+    shift = delta.feed(0, [token])
+    spent = perf_counter() - begun
+    told = f"{path.name} gives {shift.shape[1]:,} logits in {1000 * spent:.1f} ms"
+    return Finding("adapter", "ok", f"{told} ({delta.device}, {delta.precision})")
+
+
+def _adapter_place(text: str) -> Path:
+    return options.parse_adapter(text).path
+
+
+def _training() -> Finding:
+    missing = [name for name in _TRAIN_PARTS if find_spec(name) is None]
+    if missing:
+        told = f"{', '.join(missing)} not installed; needed to train and export only"
+        return Finding("training", "note", told, 'pip install "cmc-local[train]"')
+    return Finding("training", "ok", "train and export can run")

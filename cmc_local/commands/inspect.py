@@ -1,0 +1,133 @@
+"""`cmc-local inspect`: what a GGUF file or an adapter folder is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cmc_local import bundled
+from cmc_local.commands import options
+from cmc_local.errors import UsageError
+
+
+@click.command("inspect")
+@click.argument("path")
+@options.json_output
+def command(path: str, as_json: bool) -> None:
+    """Say what PATH is: a GGUF file, an adapter folder, or the name of a bundled one."""
+    if not path.strip():
+        raise UsageError("the path is empty: give a GGUF file or an adapter folder")
+    place = Path(path)
+    is_adapter = place.is_dir() or (path in bundled.ADAPTERS and not place.exists())
+    found = (
+        describe_adapter(options.adapter_path(path))
+        if is_adapter
+        else describe_gguf(options.gguf_path(path))
+    )
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    width = max(len(name) for name, _ in _lines(found))
+    for name, value in _lines(found):
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def describe_gguf(path: Path) -> dict[str, Any]:
+    """Everything worth knowing about a GGUF, in JSON's types. Raises GGUFError."""
+    from cmc_local import base_header, base_vocabulary
+
+    header = base_header.read(path)
+    metadata = header.metadata
+    architecture = str(metadata.get("general.architecture", "unknown"))
+    vocabulary = base_vocabulary.read_vocabulary(path)
+    return {
+        "kind": "GGUF model" if header.tensors else "GGUF vocabulary, no weights",
+        "path": str(path),
+        "name": metadata.get("general.name"),
+        "architecture": architecture,
+        "bytes": path.stat().st_size,
+        "parameters": header.parameters,
+        "tensor_types": header.tensor_types,
+        "context": metadata.get(f"{architecture}.context_length"),
+        "layers": metadata.get(f"{architecture}.block_count"),
+        "width": metadata.get(f"{architecture}.embedding_length"),
+        "chat_template": "tokenizer.chat_template" in metadata,
+        "vocabulary": {
+            "size": len(vocabulary),
+            "kind": base_vocabulary.kind_of(metadata),
+            "begins_with": None
+            if vocabulary.bos_id is None
+            else vocabulary.names[vocabulary.bos_id],
+            "ends_with": _end_names(vocabulary),
+            "fingerprint": vocabulary.fingerprint,
+        },
+    }
+
+
+def _end_names(vocabulary: Any) -> list[str]:
+    from cmc_local.vocabulary import Role
+
+    roles = vocabulary.roles.tolist()
+    return [name for name, role in zip(vocabulary.names, roles, strict=True) if role == Role.EOS]
+
+
+def describe_adapter(path: Path) -> dict[str, Any]:
+    """Everything worth knowing about an adapter, in JSON's types. Raises AdapterError."""
+    from cmc_local import adapter
+    from cmc_local.vocabulary import from_tokenizer_json
+
+    found = adapter.load(path)
+    settings = found.settings
+    return {
+        "kind": "adapter",
+        "path": str(path),
+        "name": settings.name,
+        "format": settings.format,
+        "precisions": {
+            precision: settings.files[found.graph(precision).name].bytes
+            for precision in found.precisions
+        },
+        "shape": asdict(settings.shape),
+        "prompt": asdict(settings.prompt),
+        "turns": settings.turns,
+        "alpha": settings.alpha,
+        "normalization": settings.normalization,
+        "template": asdict(settings.template),
+        "vocabulary": {"fingerprint": from_tokenizer_json(found.tokenizer_json).fingerprint},
+        "training": dict(settings.training),
+        "verification": dict(settings.verification),
+        "license": settings.license,
+    }
+
+
+def _lines(found: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Name and value of each line; a mapping of mappings is flattened, empty values left out."""
+    return list(_flat(found, above))
+
+
+def _flat(found: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
+    for key, value in found.items():
+        name = f"{above} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(value, name)
+        elif value not in (None, "", []):
+            yield name, _shown(value)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.6g}"
+        case list():
+            return ", ".join(str(item) for item in value)
+        case _:
+            return repr(value)[1:-1] if isinstance(value, str) and "\n" in value else str(value)
