@@ -23,7 +23,7 @@ LAYERS = (
     {"settings", "bundled", "gguf_header", "onnx_file"},
     {"vocabulary", "prompts"},
     {"token_map", "adapter", "delta_tokenizer"},
-    {"control", "alignment", "base_*", "delta", "text_stream"},
+    {"control", "mid_token", "alignment", "base_*", "delta", "text_stream"},
     {"steering"},
     {"engine"},
     {"conversation", "replies", "loaded_adapter"},
