@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.alignment import Aligner, DeltaPrompt, DeltaTokenizer, Edit, edit_between
+from cmc_local.control import MappedShift, Offer
+from cmc_local.mid_token import REACH, MidToken
 
 if TYPE_CHECKING:
     from cmc_local.delta import ShiftSource  # without loading ONNX Runtime
@@ -31,13 +33,21 @@ class Steering:
     """The delta of one adapter following one sequence."""
 
     def __init__(
-        self, source: ShiftSource, tokenizer: DeltaTokenizer, *, slot: int = 0, rows_behind: int = 0
+        self,
+        source: ShiftSource,
+        tokenizer: DeltaTokenizer,
+        mid_token: MidToken | None = None,
+        *,
+        slot: int = 0,
     ) -> None:
-        """`rows_behind`: how many rows before the latest one are always at hand."""
+        """Without `mid_token` there are no offers, and no rows are kept for them."""
         self._source = source
         self._slot = slot
         self._tokenizer = tokenizer
-        self._rows_behind = rows_behind
+        self._mid_token = mid_token
+        self._rows_behind = 0 if mid_token is None else REACH
+        self.offers: list[Offer] = []
+        """What base tokens inside one of the delta's tokens may take instead of their own shift."""
         self._consumed: list[int] = []
         self._rows: dict[int, NDArray[np.float32]] = {}  # tokens consumed -> logits after them
         self._aligner: Aligner | None = None
@@ -52,11 +62,6 @@ class Steering:
         """The delta's logits for what comes next, `(V_delta,) float32`."""
         return self._rows[len(self._consumed)]
 
-    @property
-    def recent(self) -> tuple[int, ...]:
-        """The reply's last tokens, oldest first; at most `rows_behind`."""
-        return () if self._aligner is None else self._aligner.recent(self._rows_behind)
-
     def row_before(self, back: int) -> NDArray[np.float32]:
         """The logits before the last `back` tokens, `(V_delta,) float32`; 0 is `shift`."""
         return self._rows[len(self._consumed) - back]
@@ -65,6 +70,7 @@ class Steering:
         """Follow a new reply to `prompt`; what the slot has consumed of it already is kept."""
         self._aligner = Aligner(self._tokenizer, prompt)
         self._follow(self._aligner.start(self._consumed))
+        self._look_back(self._aligner)
 
     def push(self, data: bytes) -> None:
         """The reply goes on with `data`."""
@@ -75,6 +81,7 @@ class Steering:
             self._aligner.shorten(self._source.context)
             edit = edit_between(self._consumed, self._aligner.tokens)
         self._follow(edit)
+        self._look_back(self._aligner)
 
     def forget(self) -> None:
         """Empty the slot: after an error nobody knows what it holds."""
@@ -82,6 +89,12 @@ class Steering:
         self._rows.clear()
         self._aligner = None
         self._source.truncate(self._slot, 0)
+
+    def _look_back(self, aligner: Aligner) -> None:
+        if self._mid_token is not None:
+            # The stream's very first token has no row before it.
+            recent = aligner.recent(min(REACH, len(self._consumed) - 1))
+            self.offers = self._mid_token.offers(recent, self.row_before, held=aligner.held)
 
     def _follow(self, edit: Edit) -> None:
         """Consume an edit, from far enough back to have all the rows that are needed."""
@@ -114,8 +127,18 @@ class ActiveSteering:
     """A steering in one request: its strength there, and the delta's prompt."""
 
     steering: Steering
+    mapped: MappedShift
     alpha: float
     prompt: DeltaPrompt
+
+
+def add_shifts(base: NDArray[np.float32], active: Sequence[ActiveSteering]) -> None:
+    """Add every steering's shift to the base's logits, in place; each is mapped from them alone."""
+    rows = [
+        one.mapped.row(base, one.steering.shift, one.alpha, one.steering.offers) for one in active
+    ]
+    for row in rows:
+        base += row
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.settings import Sampling
+from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.loaded_adapter import LoadedAdapter, ready
+from cmc_local.prompts import PromptForm
+from cmc_local.settings import Control, Sampling
 from cmc_local.vocabulary import Role, Vocabulary
 
 END, A, B, AB, NEWLINE = range(5)
@@ -175,3 +178,17 @@ class FakeShift:
 
     def length(self, slot: int) -> int:
         return len(self.slots.setdefault(slot, []))
+
+
+def adapter(
+    source: FakeShift, base: Vocabulary | None = None, *, name: str = "tiny", mid_token: str = "off"
+) -> LoadedAdapter:
+    """A fake delta with the prompt form "{query}" and a newline, made ready for a vocabulary."""
+    return ready(
+        source,
+        DeltaTokenizer(tokenizer_json()),
+        base or vocabulary(),
+        Control(mid_token=mid_token),  # type: ignore[arg-type]
+        name=name,
+        form=PromptForm("tiny", "{query}\n"),
+    )

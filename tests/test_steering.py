@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmc_local.alignment import DeltaPrompt, DeltaTokenizer
+from cmc_local.mid_token import MidToken
 from cmc_local.prompts import PromptForm
 from cmc_local.steering import Steering, common_prefix
-from fakes import AB, NEWLINE, A, B, FakeShift, tokenizer_json
+from fakes import AB, NEWLINE, A, B, FakeShift, tokenizer_json, vocabulary
 
 FORM = PromptForm("tiny", "{query}\n")
 
@@ -36,10 +37,11 @@ def prompt(tokenizer: DeltaTokenizer, *texts: str) -> DeltaPrompt:
 
 
 def steering(
-    tokenizer: DeltaTokenizer, *, context: int = 64, rows_behind: int = 0
+    tokenizer: DeltaTokenizer, *, context: int = 64, mid_token: bool = False
 ) -> tuple[Steering, FakeShift]:
     source = FakeShift(count_and_last, context=context)
-    return Steering(source, tokenizer, rows_behind=rows_behind), source
+    joins = MidToken(vocabulary(), vocabulary()) if mid_token else None
+    return Steering(source, tokenizer, joins), source
 
 
 def test_the_prompt_is_fed_at_once(tokenizer: DeltaTokenizer) -> None:
@@ -87,13 +89,24 @@ def test_the_same_prompt_again_still_has_its_row(tokenizer: DeltaTokenizer) -> N
 
 
 def test_rows_behind_are_at_hand_after_a_roll_back(tokenizer: DeltaTokenizer) -> None:
-    mine, _ = steering(tokenizer, rows_behind=2)
+    mine, _ = steering(tokenizer, mid_token=True)
     mine.begin(prompt(tokenizer, "b"))
     for data in (b"a", b"a", b"b"):
         mine.push(data)
     assert mine.consumed == (B, NEWLINE, A, AB)
-    assert mine.recent == (A, AB)
-    assert [mine.row_before(back)[1] for back in (2, 1, 0)] == [NEWLINE, A, AB]
+    assert [mine.row_before(back)[1] for back in (3, 2, 1, 0)] == [B, NEWLINE, A, AB]
+
+
+def test_inside_a_token_the_base_is_offered_the_rest_of_it(tokenizer: DeltaTokenizer) -> None:
+    # After "a" the delta would have said "ab" with 4 where it gave "a" 1: b is offered 3.
+    source = FakeShift(lambda seen: (0, 1, 0, 4, 0) if seen[-1] == NEWLINE else (0, 0, 0, 0, 0))
+    mine = Steering(source, tokenizer, MidToken(vocabulary(), vocabulary()))
+    mine.begin(prompt(tokenizer, "b"))
+    assert mine.offers == []
+    mine.push(b"a")
+    assert [(offer.ids.tolist(), offer.values.tolist()) for offer in mine.offers] == [([B], [3.0])]
+    mine.push(b"\n")
+    assert mine.offers == []
 
 
 def test_a_full_context_keeps_the_prompt_and_the_newest_half(tokenizer: DeltaTokenizer) -> None:
@@ -121,20 +134,20 @@ def test_after_forgetting_everything_is_fed_anew(tokenizer: DeltaTokenizer) -> N
 
 @given(
     turns=st.lists(st.lists(st.sampled_from([b"a", b"b", b"ab", b"\n"]), max_size=8), max_size=4),
-    rows_behind=st.integers(0, 4),
+    mid_token=st.booleans(),
 )
-def test_rolled_back_equals_fresh(turns: list[list[bytes]], rows_behind: int) -> None:
+def test_rolled_back_equals_fresh(turns: list[list[bytes]], mid_token: bool) -> None:
     words = DeltaTokenizer(tokenizer_json())
-    old, _ = steering(words, rows_behind=rows_behind)
+    old, _ = steering(words, mid_token=mid_token)
     said: list[str] = ["b"]
     for pieces in turns:
-        fresh, _ = steering(words, rows_behind=rows_behind)
+        fresh, _ = steering(words, mid_token=mid_token)
         for mine in (old, fresh):
             mine.begin(prompt(words, *said))
             for data in pieces:
                 mine.push(data)
         assert old.consumed == fresh.consumed
-        depth = min(rows_behind, len(old.consumed) - 1)
+        depth = min(4, len(old.consumed) - 1) if mid_token else 0
         for back in range(depth + 1):
             np.testing.assert_array_equal(old.row_before(back), fresh.row_before(back))
         said += [b"".join(pieces).decode() or "a", "ab"]

@@ -1,0 +1,91 @@
+"""`cmc-local chat`: talk to a GGUF model that adapters steer."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from cmc_local.commands import loading, options
+from cmc_local.commands.chat_session import ChatSession, Screen, read_question
+from cmc_local.commands.chat_terminal import (
+    LineScreen,
+    TerminalScreen,
+    line_reader,
+    terminal_reader,
+)
+from cmc_local.conversation import BasePrompt
+from cmc_local.errors import CmcError, UsageError
+from cmc_local.settings import Control, Limits, Sampling
+
+
+@click.command()
+@options.gguf
+@options.adapters
+@click.option("--system", metavar="TEXT", help="A system text.")
+@options.base_prompt
+@options.sampling
+@options.control
+@options.limits
+@options.devices
+def command(
+    gguf: Path,
+    adapters: tuple[options.AdapterChoice, ...],
+    system: str | None,
+    base_prompt: BasePrompt | None,
+    sampling: Sampling,
+    control: Control,
+    limits: Limits,
+    devices: options.Devices,
+) -> None:
+    """Talk to a GGUF model that adapters steer.
+
+    Without a terminal on stdin each line is a question, and each answer a line on stdout. /? lists
+    what else can be typed.
+    """
+    sampling = loading.bundled_sampling(gguf, sampling)
+    on_terminal = sys.stdin.isatty()
+    screen: Screen = TerminalScreen() if on_terminal else LineScreen()
+    with loading.steered(gguf, adapters, control=control, limits=limits, devices=devices) as model:
+        session = ChatSession(model, screen, sampling, system=system, base_prompt=base_prompt)
+        if isinstance(screen, TerminalScreen):
+            screen.note(f"{gguf.name}, {session.steering()}; /? for help, Ctrl-D leaves")
+            talk(session, screen)
+        else:
+            answer_lines(session)
+
+
+def talk(session: ChatSession, screen: TerminalScreen) -> None:
+    """Question and answer until Ctrl-D or /bye; an error ends one answer, not the chat."""
+    read_line = terminal_reader()
+    while True:
+        try:
+            text = read_question(read_line)
+        except KeyboardInterrupt:
+            screen.note("Ctrl-D leaves")
+            continue
+        except EOFError:
+            return
+        try:
+            with screen:
+                if not session.take(text):
+                    return
+        except KeyboardInterrupt:
+            screen.note("stopped")
+        except CmcError as error:
+            screen.note(str(error))
+
+
+def answer_lines(session: ChatSession) -> None:
+    """Answer each line of stdin with a line of stdout."""
+    read_line, asked = line_reader(), False
+    with contextlib.suppress(EOFError):
+        while True:
+            text = read_question(read_line)
+            asked = asked or bool(text.strip())
+            if not session.take(text):
+                return
+    if not asked:
+        raise UsageError("stdin holds no question: write one on a line")

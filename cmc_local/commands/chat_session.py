@@ -1,0 +1,310 @@
+"""A chat apart from its terminal: messages, settings, slash commands.
+
+    line --> ChatSession.take --> a question: SteeredModel.stream --> Screen
+                              `-> a command:  settings, alphas    --> Screen.note
+
+Knows no terminal; `Screen` is what it draws on. Nothing here ends the program: errors of one
+question are for the caller to show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any, Protocol, get_args
+
+from cmc_local.commands.options import parse_adapter
+from cmc_local.conversation import BasePrompt
+from cmc_local.engine import Timings
+from cmc_local.errors import UsageError
+from cmc_local.prompts import Message
+from cmc_local.settings import Sampling
+from cmc_local.steered import SteeredModel
+
+HELP = '''\
+/set NAME VALUE    system, temperature, seed, max_tokens, stop, ...; /set alone shows them all
+/alpha [NAME] X    strength of one adapter or of all; /alpha alone shows them
+/adapter           list; /adapter on|off NAME; /adapter add PATH[:ALPHA]
+/compare QUESTION  answer plain and steered; /compare alone does so for every question, or no more
+/regen             answer the last question again
+/clear             forget the conversation
+/bye               leave (or Ctrl-D)
+"""                begins and ends a question of several lines; Ctrl-C stops a reply'''
+
+
+class Screen(Protocol):
+    """Where a chat is drawn."""
+
+    def label(self, text: str) -> None:
+        """Whose answer comes next, where two are compared."""
+
+    def write(self, text: str) -> None:
+        """A part of an answer."""
+
+    def end(self, timings: Timings) -> None:
+        """The answer is over."""
+
+    def note(self, text: str) -> None:
+        """Anything that is no answer."""
+
+    def cancelled(self) -> bool:
+        """Whether the reader has had enough of this answer."""
+
+
+class ChatSession:
+    """One conversation with one model."""
+
+    def __init__(
+        self,
+        model: SteeredModel,
+        screen: Screen,
+        sampling: Sampling,
+        *,
+        system: str | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> None:
+        self.model = model
+        self.screen = screen
+        self.sampling = sampling
+        self.system = system
+        self.base_prompt = base_prompt
+        self.comparing = False
+        self.history: list[Message] = []
+        """Questions and answers so far, without the system text."""
+        self._switched_off: dict[str, float] = {}
+        self._told: set[str] = set()
+
+    def take(self, text: str) -> bool:
+        """One question or command; False when the reader wants to leave."""
+        if not text.strip():
+            return True
+        if not text.startswith("/"):
+            self.ask(text)
+            return True
+        name, _, rest = text.strip().partition(" ")
+        if name in ("/bye", "/exit", "/quit"):
+            return False
+        command = self._commands().get(name)
+        if command is None:
+            raise UsageError(f"no command {name}: /? lists them")
+        command(rest.strip())
+        return True
+
+    def ask(self, question: str, *, compare: bool | None = None) -> None:
+        """Answer a question and remember both; one that fails is forgotten."""
+        self.history.append({"role": "user", "content": question})
+        try:
+            if self.comparing if compare is None else compare:
+                answer = self._compare()
+            else:
+                answer = self._answer(None)
+        except BaseException:
+            self.history.pop()
+            raise
+        if answer:
+            self.history.append({"role": "assistant", "content": answer})
+        else:  # nothing to go on from
+            self.history.pop()
+
+    def _compare(self) -> str:
+        self.screen.label("plain")
+        self._answer(0.0)
+        self.screen.label(self.steering())
+        return self._answer(None)
+
+    def _answer(self, alphas: float | None) -> str:
+        """Stream one answer to the screen; its text."""
+        parts = []
+        stream = self.model.stream(
+            self._messages(),
+            self.sampling,
+            alphas=alphas,
+            base_prompt=self.base_prompt,
+            cancelled=self.screen.cancelled,
+        )
+        for piece in stream:
+            if piece.notice:
+                self._tell_once(piece.notice)
+            if piece.text:
+                parts.append(piece.text)
+                self.screen.write(piece.text)
+            if piece.timings is not None:
+                self.screen.end(piece.timings)
+        return "".join(parts)
+
+    def _messages(self) -> list[Message]:
+        if not self.system:
+            return self.history
+        return [{"role": "system", "content": self.system}, *self.history]
+
+    def _tell_once(self, notice: str) -> None:
+        kind = notice.split(":")[0]
+        if kind not in self._told:
+            self._told.add(kind)
+            self.screen.note(notice)
+
+    def steering(self) -> str:
+        """What steers now, such as `instruct 0.8 + forget 1`."""
+        acting = [f"{name} {alpha:g}" for name, alpha in self.model.alphas.items() if alpha]
+        return " + ".join(acting) or "plain"
+
+    # --- commands ----------------------------------------------------------------------------
+
+    def _commands(self) -> dict[str, Callable[[str], None]]:
+        return {
+            "/?": self._help,
+            "/help": self._help,
+            "/set": self._set,
+            "/alpha": self._alpha,
+            "/adapter": self._adapter,
+            "/compare": self._toggle_or_compare,
+            "/regen": self._regenerate,
+            "/clear": self._clear,
+        }
+
+    def _help(self, rest: str) -> None:
+        self.screen.note(HELP)
+
+    def _set(self, rest: str) -> None:
+        name, _, value = rest.partition(" ")
+        name, value = name.replace("-", "_"), value.strip()
+        if not name:
+            self.screen.note("\n".join(self._settings()))
+        elif name == "system":
+            self.system = value or None
+        elif name == "base_prompt":
+            if value not in get_args(BasePrompt):
+                raise UsageError(f"base_prompt is one of {', '.join(get_args(BasePrompt))}")
+            self.base_prompt = value  # type: ignore[assignment]
+        else:
+            self.sampling = changed(self.sampling, name, value)
+
+    def _settings(self) -> Iterator[str]:
+        yield f"system = {self.system or ''}"
+        yield f"base_prompt = {self.model.asking(self.base_prompt).kind}"
+        for field in fields(self.sampling):
+            value = getattr(self.sampling, field.name)
+            yield f"{field.name} = {'' if value is None else value}"
+
+    def _alpha(self, rest: str) -> None:
+        words = rest.split()
+        if words:
+            name, value = (None, words[0]) if len(words) == 1 else (words[0], words[-1])
+            strength = _number(value, "alpha")
+            for one in self._named(name):
+                self.model.set_alpha(one, strength)
+        self._show_adapters()
+
+    def _adapter(self, rest: str) -> None:
+        verb, _, name = rest.partition(" ")
+        name = name.strip()
+        if verb == "add" and name:
+            choice = parse_adapter(name)
+            self.model.add(choice.path, choice.alpha)
+        elif verb == "off":
+            for one in self._named(name or None):
+                self._switched_off.setdefault(one, self.model.alphas[one])
+                self.model.set_alpha(one, 0.0)
+        elif verb == "on":
+            for one in self._named(name or None):
+                before = self._switched_off.pop(one, self.model.adapters[one].alpha)
+                self.model.set_alpha(one, self.model.alphas[one] or before)
+        elif verb not in ("", "list"):
+            raise UsageError("/adapter takes list, on NAME, off NAME or add PATH[:ALPHA]")
+        self._show_adapters()
+
+    def _named(self, name: str | None) -> list[str]:
+        if name is not None and name not in self.model.adapters:
+            raise UsageError(f"no adapter {name!r}: /adapter lists them")
+        return [name] if name is not None else list(self.model.adapters)
+
+    def _show_adapters(self) -> None:
+        lines = [
+            f"{name}  alpha {alpha:g}" + ("" if alpha else "  (off)")
+            for name, alpha in self.model.alphas.items()
+        ]
+        self.screen.note("\n".join(lines) or "no adapters: /adapter add PATH[:ALPHA]")
+
+    def _toggle_or_compare(self, rest: str) -> None:
+        if rest:
+            self.ask(rest, compare=True)
+            return
+        self.comparing = not self.comparing
+        self.screen.note("comparing " + ("every question" if self.comparing else "no more"))
+
+    def _regenerate(self, rest: str) -> None:
+        if not self.history:
+            raise UsageError("there is no question to answer again")
+        before = self.history[-2:]
+        del self.history[-2:]
+        try:
+            self.ask(before[0]["content"])
+        except BaseException:
+            self.history += before
+            raise
+
+    def _clear(self, rest: str) -> None:
+        self.history.clear()
+        self._told.clear()
+
+
+def changed(sampling: Sampling, name: str, value: str) -> Sampling:
+    """`sampling` with one field set from text; an empty value is the field's default."""
+    known = {field.name: field.default for field in fields(Sampling)}
+    if name not in known:
+        raise UsageError(f"no setting {name!r}: system, base_prompt, {', '.join(known)}")
+    setting: Any
+    if not value:
+        setting = known[name]
+    elif name == "stop":
+        setting = (*sampling.stop, value)
+    elif name in ("grammar", "json_schema"):
+        setting = value
+    elif name == "seed" or isinstance(known[name], int):
+        setting = _whole_number(value, name)
+    else:
+        setting = _number(value, name)
+    changes: dict[str, Any] = {name: setting}
+    return replace(sampling, **changes)
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{name} takes a number, not {text!r}")
+    return number
+
+
+def _whole_number(text: str, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{name} takes a whole number, not {text!r}") from None
+
+
+def read_question(read_line: Callable[[], str]) -> str:
+    """One question; several lines of it between two `\"\"\"`. Raises EOFError at the end."""
+    first = read_line()
+    if not first.lstrip().startswith('"""'):
+        return first
+    lines = [first.lstrip()[3:]]
+    with contextlib.suppress(EOFError):  # the end of the input ends the question
+        while not lines[-1].rstrip().endswith('"""'):
+            lines.append(read_line())
+        lines[-1] = lines[-1].rstrip()[:-3]
+    return "\n".join(lines).strip("\n")
+
+
+def figures(timings: Timings) -> str:
+    """The line under a reply; the shares add up to more than 100 % where the deltas run beside."""
+    seconds = timings.total_seconds or 1.0
+    base = timings.prompt_seconds + timings.decode_seconds
+    return (
+        f"{timings.generated_tokens} tokens, {timings.tokens_per_second:.1f} tokens/s; "
+        f"base {base / seconds:.0%} of the time, delta {timings.delta_seconds / seconds:.0%}"
+    )

@@ -1,0 +1,99 @@
+"""An adapter made ready for one base model: its delta, its map, its place on the sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmc_local import adapter as adapter_folder
+from cmc_local import token_map
+from cmc_local.alignment import DeltaPrompt, DeltaTokenizer
+from cmc_local.control import MappedShift
+from cmc_local.mid_token import MidToken
+from cmc_local.prompts import Message, PromptForm, Turns
+from cmc_local.settings import Control
+from cmc_local.steering import Steering
+from cmc_local.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from cmc_local.delta import ShiftSource  # without loading ONNX Runtime
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedAdapter:
+    """What a request needs of an adapter."""
+
+    name: str
+    alpha: float
+    """Its own strength, where nobody names another."""
+    form: PromptForm
+    turns: Turns
+    tokenizer: DeltaTokenizer
+    source: ShiftSource
+    steering: Steering
+    mapped: MappedShift
+
+    def prompt(self, messages: Sequence[Message]) -> DeltaPrompt:
+        """The delta's prompt: at most half of its context."""
+        return self.tokenizer.prompt(
+            self.form, messages, turns=self.turns, max_tokens=self.source.context // 2
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterLoader:
+    """Makes adapter folders ready for one base vocabulary."""
+
+    base: Vocabulary
+    control: Control
+    device: str = "auto"
+    threads: int = 1
+
+    def __call__(self, folder: str | Path) -> LoadedAdapter:
+        """Load an adapter folder; AdapterError where it cannot be used."""
+        from cmc_local.delta import OnnxDelta
+
+        adapter = adapter_folder.load(folder)
+        source = OnnxDelta(adapter, device=self.device, threads=self.threads)
+        tokenizer = DeltaTokenizer(adapter.tokenizer_json)
+        settings = adapter.settings
+        return ready(
+            source,
+            tokenizer,
+            self.base,
+            self.control,
+            name=settings.name,
+            alpha=settings.alpha,
+            form=settings.prompt,
+            turns=settings.turns,
+        )
+
+
+def ready(
+    source: ShiftSource,
+    tokenizer: DeltaTokenizer,
+    base: Vocabulary,
+    control: Control,
+    *,
+    name: str,
+    form: PromptForm,
+    alpha: float = 1.0,
+    turns: Turns = "all",
+    cache_dir: Path | None = None,
+) -> LoadedAdapter:
+    """Any shift source made ready for a base vocabulary, on slot 0."""
+    found = token_map.load_or_build(
+        base,
+        source.vocabulary,
+        fallback=control.fallback,
+        encode=tokenizer.encode,
+        tokenizer_sha256=tokenizer.sha256,
+        cache_dir=cache_dir,
+    )
+    mapped = MappedShift(found, control)
+    joins = control.mid_token == "join"
+    mid_token = MidToken(base, source.vocabulary) if joins else None
+    steering = Steering(source, tokenizer, mid_token)
+    return LoadedAdapter(name, alpha, form, turns, tokenizer, source, steering, mapped)

@@ -1,0 +1,150 @@
+"""From tokens to replies: pieces of text, whole completions, scores.
+
+    ids from the engine -> `Piece` by `Piece` -> one `Completion`
+
+Knows no prompts and no adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmc_local.engine import Base, Engine, Run, Timings
+from cmc_local.errors import PromptTooLong
+from cmc_local.settings import Sampling
+from cmc_local.text_stream import TextStream
+from cmc_local.vocabulary import Role
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a reply: whole characters, never a part of a stop text.
+
+    The last piece alone has a finish reason and timings; a notice comes in a piece of its own.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    timings: Timings | None = None
+    notice: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole reply."""
+
+    text: str
+    tokens: tuple[int, ...]
+    """The base model's tokens, without the one that ended the reply."""
+    finish_reason: FinishReason
+    timings: Timings
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a continuation is, after the shift."""
+
+    tokens: tuple[int, ...]
+    logprobs: NDArray[np.float64]
+    """(n,) float64, natural logarithms, one for each token"""
+    greedy: NDArray[np.bool_]
+    """(n,) bool, whether the token was the most likely one"""
+
+    @property
+    def total(self) -> float:
+        """The continuation's log-probability."""
+        return float(self.logprobs.sum())
+
+
+def completion(pieces: Iterable[Piece]) -> Completion:
+    """The pieces of one reply, joined."""
+    parts = list(pieces)
+    last = parts[-1]
+    assert last.finish_reason is not None and last.timings is not None
+    return Completion(
+        "".join(part.text for part in parts),
+        tuple(token for part in parts for token in part.tokens),
+        last.finish_reason,
+        last.timings,
+        tuple(part.notice for part in parts if part.notice),
+    )
+
+
+def reply(
+    engine: Engine, run: Run, sampling: Sampling, cancelled: Callable[[], bool] | None = None
+) -> Iterator[Piece]:
+    """Step a run until it ends: by the model, a stop text, a limit or `cancelled()`."""
+    stream = TextStream(sampling.stop)
+    tokens: list[int] = []
+    reason: FinishReason | None = None
+    while reason is None:
+        if cancelled is not None and cancelled():
+            reason = "cancelled"
+        elif not engine.has_room(run):
+            reason = "length"
+        else:
+            reason, text = _one_step(engine, run, stream, tokens, sampling.max_tokens)
+            if text:
+                yield Piece(text, tuple(tokens))
+                tokens.clear()
+    yield Piece(stream.finish(), tuple(tokens), reason, run.timings)
+
+
+def _one_step(
+    engine: Engine, run: Run, stream: TextStream, tokens: list[int], max_tokens: int
+) -> tuple[FinishReason | None, str]:
+    """Why the reply ends here, if it does, and the text that is free to show."""
+    begun = perf_counter()
+    token = engine.step([run])[0]
+    run.timings.total_seconds += perf_counter() - begun
+    if token is None:  # the prompt is longer than one batch
+        return None, ""
+    vocabulary = engine.base.vocabulary
+    if vocabulary.roles[token] == Role.EOS:
+        return "stop", ""
+    tokens.append(token)
+    text = stream.push(vocabulary.tokens[token])
+    if stream.stopped:
+        return "stop", text
+    return ("length" if run.timings.generated_tokens >= max_tokens else None), text
+
+
+def score(engine: Engine, run: Run, forced: Forced) -> Score:
+    """Step a run that was begun with `forced` through all of its tokens."""
+    while len(forced.logprobs) < len(forced.tokens):
+        if not engine.has_room(run):
+            raise PromptTooLong(
+                f"prompt and continuation do not fit the base model's context of "
+                f"{engine.base.n_ctx} tokens: shorten them, or give a larger context"
+            )
+        engine.step([run])
+    return Score(tuple(forced.tokens), np.array(forced.logprobs), np.array(forced.greedy))
+
+
+class Forced:
+    """A chooser that takes given tokens and notes how likely each of them was."""
+
+    def __init__(self, base: Base, tokens: Sequence[int]) -> None:
+        self._base = base
+        self.tokens = tuple(tokens)
+        self.logprobs: list[float] = []
+        self.greedy: list[bool] = []
+
+    def sample(self, i: int = -1) -> int:
+        """The next given token."""
+        logits = self._base.logits(i).astype(np.float64)  # (V_base,)
+        token = self.tokens[len(self.logprobs)]
+        top = logits.max()
+        self.logprobs.append(float(logits[token] - top - np.log(np.exp(logits - top).sum())))
+        self.greedy.append(bool(logits[token] == top))
+        return token

@@ -1,0 +1,306 @@
+"""SteeredModel: one GGUF model and the adapters that steer it - generate, stream, chat, score.
+
+    messages --> conversation.py ---> base tokens ---.
+       `-------> delta_tokenizer.py -> delta prompts -+-> engine.py --> tokens
+    Piece, Completion <-- replies.py (whole characters, stop texts) <---'
+
+One reply at a time for now: the model holds one slot, whose caches live on from turn to turn.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Protocol, Self
+
+from cmc_local.base_model import BaseModel
+from cmc_local.base_sampler import NativeSampler
+from cmc_local.conversation import (
+    Asking,
+    BasePrompt,
+    Fitted,
+    TextModel,
+    choose_asking,
+    continuation_tokens,
+    fit,
+)
+from cmc_local.engine import Base, Chooser, Engine, Slot
+from cmc_local.errors import UsageError
+from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
+from cmc_local.prompts import Message
+from cmc_local.replies import Completion, Forced, Piece, Score, completion, reply, score
+from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.steering import ActiveSteering
+
+__all__ = ["Completion", "Piece", "Score", "SteeredModel"]
+
+Prompt = str | Sequence[Message]
+"""A question, or a conversation in OpenAI's chat shape."""
+Alphas = float | Mapping[str, float]
+"""One strength for every adapter, or by name; an adapter that is not named keeps its own."""
+AdapterLike = str | Path | tuple[str | Path, float | None]
+"""A folder, or (folder, alpha); alpha None is the adapter's own."""
+
+
+class Sampler(Chooser, Protocol):
+    """A native sampler chain."""
+
+    def close(self) -> None: ...
+
+
+class BaseWithText(Base, TextModel, Protocol):
+    """A base model that decodes and tokenises; `BaseModel` is one."""
+
+    def close(self) -> None: ...
+
+
+class SteeredModel:
+    """A loaded base model and its adapters; a context manager, or `close` it."""
+
+    def __init__(
+        self,
+        base: BaseWithText,
+        make_sampler: Callable[[Sampling], Sampler],
+        *,
+        loader: Callable[[str | Path], LoadedAdapter] | None = None,
+        limits: Limits | None = None,
+        overlap: bool = True,
+    ) -> None:
+        """From parts; `load` is the usual way."""
+        self.base = base
+        self.adapters: dict[str, LoadedAdapter] = {}
+        self._alphas: dict[str, float] = {}
+        self._make_sampler = make_sampler
+        self._loader = loader
+        self._engine = Engine(base, batch=(limits or Limits()).batch, overlap=overlap)
+        self._slot = Slot(0)
+        self._busy = threading.Lock()
+        self._busy_thread: int | None = None
+
+    @classmethod
+    def load(
+        cls,
+        gguf: str | Path,
+        adapters: Sequence[AdapterLike] = (),
+        *,
+        control: Control | None = None,
+        limits: Limits | None = None,
+        delta_device: str = "auto",
+        gpu_layers: int = -1,
+        threads: int | None = None,
+        delta_threads: int | None = None,
+    ) -> SteeredModel:
+        """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha)."""
+        limits = limits or Limits()
+        base = BaseModel(
+            gguf,
+            context=limits.context,
+            batch=limits.batch,
+            gpu_layers=gpu_layers,
+            threads=threads,
+        )
+        loader = AdapterLoader(
+            base.vocabulary, control or Control(), device=delta_device, threads=delta_threads or 1
+        )
+        model = cls(base, partial(NativeSampler, base), loader=loader, limits=limits)
+        try:
+            for one in adapters:
+                model.add(*one) if isinstance(one, tuple) else model.add(one)
+        except BaseException:
+            model.close()
+            raise
+        return model
+
+    def add(self, folder: str | Path, alpha: float | None = None) -> str:
+        """Load one more adapter, which acts from the next reply on; its name in this model."""
+        if self._loader is None:
+            raise UsageError("this model was made without a loader: attach loaded adapters")
+        return self.attach(self._loader(folder), alpha)
+
+    def attach(self, adapter: LoadedAdapter, alpha: float | None = None) -> str:
+        """Let a loaded adapter act from the next reply on; its name in this model."""
+        name, number = adapter.name, 1
+        while name in self.adapters:
+            number += 1
+            name = f"{adapter.name}-{number}"
+        self.adapters[name] = adapter
+        self.set_alpha(name, adapter.alpha if alpha is None else alpha)
+        self._slot.steerings = tuple(one.steering for one in self.adapters.values())
+        return name
+
+    @property
+    def alphas(self) -> Mapping[str, float]:
+        """Each adapter's strength where a request says nothing; 0 is off."""
+        return MappingProxyType(self._alphas)
+
+    def set_alpha(self, name: str, alpha: float) -> None:
+        """Change an adapter's strength, from the next reply on."""
+        self._alphas = self._strengths({name: alpha})
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling: Sampling | None = None,
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> Completion:
+        """The whole reply to a question or a conversation."""
+        return completion(self.stream(prompt, sampling, alphas=alphas, base_prompt=base_prompt))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> Completion:
+        """The reply to a conversation; what the caches still hold of it is not decoded again."""
+        return self.generate(messages, sampling, alphas=alphas, base_prompt=base_prompt)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling: Sampling | None = None,
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[Piece]:
+        """The reply as it comes; `cancelled` is asked before every step and ends it when true."""
+        sampling = sampling or Sampling()
+        messages = as_messages(prompt)
+        active = self._active(messages, alphas)
+        fitted = self._fit(messages, base_prompt, min(sampling.max_tokens, self.base.n_ctx // 4))
+        return self._stream(fitted, active, sampling, cancelled)
+
+    def _stream(
+        self,
+        fitted: Fitted,
+        active: Sequence[ActiveSteering],
+        sampling: Sampling,
+        cancelled: Callable[[], bool] | None,
+    ) -> Iterator[Piece]:
+        with self._alone():
+            if fitted.dropped:
+                yield Piece("", notice=_dropped(fitted.dropped))
+            sampler = self._make_sampler(sampling)
+            try:
+                run = self._engine.begin(self._slot, fitted.tokens, sampler, active)
+                yield from reply(self._engine, run, sampling, cancelled)
+            finally:
+                sampler.close()
+
+    def score(
+        self,
+        prompt: Prompt,
+        continuation: str | Sequence[int],
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> Score:
+        """Log-probabilities of a continuation of the prompt, token by token, after the shift."""
+        messages = as_messages(prompt)
+        active = self._active(messages, alphas)
+        fitted = self._fit(messages, base_prompt, 1)
+        tokens = (
+            continuation_tokens(self.base, fitted.prompt, fitted.tokens, continuation)
+            if isinstance(continuation, str)
+            else list(continuation)
+        )
+        if not tokens:
+            raise UsageError("the continuation is empty: give at least one token of text")
+        with self._alone():
+            forced = Forced(self.base, tokens)
+            run = self._engine.begin(self._slot, fitted.tokens, forced, active)
+            return score(self._engine, run, forced)
+
+    def close(self) -> None:
+        """Free the models; a reply under way ends with an error."""
+        self._engine.close()
+        self.adapters.clear()
+        self._slot.steerings = ()
+        self.base.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- a request's parts -------------------------------------------------------------------
+
+    def _fit(
+        self, messages: Sequence[Message], base_prompt: BasePrompt | None, reserve: int
+    ) -> Fitted:
+        asking = self.asking(base_prompt)
+        return fit(self.base, asking, messages, context=self.base.n_ctx, reserve=reserve)
+
+    def asking(self, base_prompt: BasePrompt | None = None) -> Asking:
+        """How the base model is asked; the adapter's form is that of the first adapter."""
+        first = next(iter(self.adapters.values()), None)
+        if first is None:
+            return choose_asking(self.base, base_prompt, None)
+        return choose_asking(self.base, base_prompt, first.form, first.turns)
+
+    def _active(
+        self, messages: Sequence[Message], alphas: Alphas | None
+    ) -> tuple[ActiveSteering, ...]:
+        """The adapters that act on a request; one of strength 0 is not even run."""
+        chosen = self._strengths(alphas)
+        return tuple(
+            ActiveSteering(adapter.steering, adapter.mapped, chosen[name], adapter.prompt(messages))
+            for name, adapter in self.adapters.items()
+            if chosen[name] != 0.0
+        )
+
+    def _strengths(self, alphas: Alphas | None) -> dict[str, float]:
+        """The strengths in force with `alphas` over the adapters' own; checked."""
+        if alphas is None:
+            return self._alphas
+        if not isinstance(alphas, Mapping):
+            alphas = dict.fromkeys(self.adapters, alphas)
+        for name, alpha in alphas.items():
+            if name not in self.adapters:
+                known = ", ".join(self.adapters) or "none"
+                raise UsageError(f"no adapter {name!r} is loaded: there are {known}")
+            if not math.isfinite(alpha):
+                raise UsageError(f"the alpha of {name} must be a finite number, not {alpha}")
+        return {**self._alphas, **alphas}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One reply at a time; other threads wait, this one would wait for ever."""
+        me = threading.get_ident()
+        if self._busy_thread == me:
+            raise UsageError("a reply is under way: read its stream to the end or close it first")
+        self._busy.acquire()
+        self._busy_thread = me
+        try:
+            yield
+        finally:
+            self._busy_thread = None
+            self._busy.release()
+
+
+def as_messages(prompt: Prompt) -> list[Message]:
+    """A conversation; a bare text is its only question."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return list(prompt)
+
+
+def _dropped(turns: int) -> str:
+    what = "the oldest turn was" if turns == 1 else f"the {turns} oldest turns were"
+    return f"the base model's context is full: {what} left out"

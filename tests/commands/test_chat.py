@@ -1,0 +1,204 @@
+"""The chat: questions, slash commands, piped lines, a real terminal.
+
+The base model says "a" until it has said two of them, then ends; the adapter turns "a" into "b".
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cmc_local.commands.chat_session import (
+    HELP,
+    ChatSession,
+    changed,
+    figures,
+    read_question,
+)
+from cmc_local.engine import Timings
+from cmc_local.errors import UsageError
+from cmc_local.settings import Sampling
+from cmc_local.steered import SteeredModel
+from fakes import NEWLINE, FakeBase, FakeShift, adapter, always
+
+
+def two_letters(seen: tuple[int, ...]) -> tuple[float, ...]:
+    """After the question's newline: "a", "a", end."""
+    said = seen[::-1].index(NEWLINE) if NEWLINE in seen else len(seen)
+    return (5, 0, 0, 0, 0) if said >= 2 else (0, 1, 0.5, 0, -9)
+
+
+class Paper:
+    """A screen that remembers."""
+
+    def __init__(self) -> None:
+        self.drawn: list[str] = []
+        self.stop_after: int | None = None
+
+    def label(self, text: str) -> None:
+        self.drawn.append(f"[{text}]")
+
+    def write(self, text: str) -> None:
+        self.drawn.append(text)
+
+    def end(self, timings: Timings) -> None:
+        self.drawn.append("|")
+
+    def note(self, text: str) -> None:
+        self.drawn.append(f"({text})")
+
+    def cancelled(self) -> bool:
+        return self.stop_after is not None and self.drawn.count("a") >= self.stop_after
+
+    def take(self) -> str:
+        """What was drawn since the last look."""
+        text = "".join(self.drawn)
+        self.drawn.clear()
+        return text
+
+
+@pytest.fixture
+def session() -> ChatSession:
+    base = FakeBase(two_letters)
+    model = SteeredModel(base, base.sampler)
+    model.attach(adapter(FakeShift(always(0, 0, 1, 0, 0)), name="bee"), 1.0)
+    return ChatSession(model, Paper(), Sampling(temperature=0))
+
+
+def drawn(session: ChatSession, *lines: str) -> str:
+    screen = session.screen
+    assert isinstance(screen, Paper)
+    for line in lines:
+        assert session.take(line)
+    return screen.take()
+
+
+def test_an_answer_is_streamed_and_remembered(session: ChatSession) -> None:
+    assert drawn(session, "a") == "bb|"
+    assert session.history == [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "bb"},
+    ]
+
+
+def test_alpha_acts_from_the_next_answer_on(session: ChatSession) -> None:
+    assert drawn(session, "a", "/alpha 0", "a", "/alpha bee 1", "a") == (
+        "bb|(bee  alpha 0  (off))aa|(bee  alpha 1)bb|"
+    )
+
+
+def test_an_adapter_goes_off_and_on_with_its_strength(session: ChatSession) -> None:
+    assert drawn(session, "/alpha 0.7", "/adapter off bee", "a", "/adapter on") == (
+        "(bee  alpha 0.7)(bee  alpha 0  (off))aa|(bee  alpha 0.7)"
+    )
+
+
+def test_compare_shows_plain_above_steered_and_keeps_the_steered(session: ChatSession) -> None:
+    assert drawn(session, "/compare a") == "[plain]aa|[bee 1]bb|"
+    assert session.history[-1]["content"] == "bb"
+
+
+def test_compare_alone_is_a_switch(session: ChatSession) -> None:
+    shown = drawn(session, "/compare", "a", "/compare", "a")
+    assert shown == "(comparing every question)[plain]aa|[bee 1]bb|(comparing no more)bb|"
+
+
+def test_regen_answers_the_last_question_again(session: ChatSession) -> None:
+    assert drawn(session, "a", "/alpha 0", "/regen").endswith("aa|")
+    assert [message["content"] for message in session.history] == ["a", "aa"]
+
+
+def test_regen_before_any_question_says_so(session: ChatSession) -> None:
+    with pytest.raises(UsageError, match="no question"):
+        session.take("/regen")
+
+
+def test_clear_forgets(session: ChatSession) -> None:
+    drawn(session, "a", "/clear")
+    assert session.history == []
+
+
+def test_set_changes_sampling_and_the_system_text(session: ChatSession) -> None:
+    drawn(session, "/set max-tokens 1", "/set system ab")
+    assert session.sampling.max_tokens == 1
+    assert session.system == "ab"
+    assert drawn(session, "a") == "b|"
+
+
+def test_set_alone_shows_everything(session: ChatSession) -> None:
+    shown = drawn(session, "/set")
+    assert "temperature = 0" in shown
+    assert "system = " in shown
+
+
+def test_a_cancelled_answer_keeps_what_was_said(session: ChatSession) -> None:
+    screen = session.screen
+    assert isinstance(screen, Paper)
+    screen.stop_after = 1
+    assert drawn(session, "/alpha 0", "a") == "(bee  alpha 0  (off))a|"
+    assert session.history[-1] == {"role": "assistant", "content": "a"}
+
+
+def test_a_question_that_fails_is_forgotten(session: ChatSession) -> None:
+    with pytest.raises(UsageError, match="shorten the prompt"):
+        session.take("a" * 100)
+    assert session.history == []
+
+
+def test_bye_leaves_and_help_helps(session: ChatSession) -> None:
+    assert drawn(session, "/?") == f"({HELP})"
+    assert not session.take("/bye")
+
+
+def test_an_unknown_command_names_the_help(session: ChatSession) -> None:
+    with pytest.raises(UsageError, match=r"/\? lists them"):
+        session.take("/nothing")
+
+
+@pytest.mark.parametrize(
+    "line", ["/alpha much", "/alpha nan", "/alpha cee 1", "/adapter eat bee", "/set seed 1.5"]
+)
+def test_what_cannot_be_set_is_refused(session: ChatSession, line: str) -> None:
+    with pytest.raises(UsageError):
+        session.take(line)
+
+
+def test_changed_reads_each_kind_of_setting() -> None:
+    sampling = changed(Sampling(), "seed", "7")
+    assert sampling.seed == 7
+    assert changed(sampling, "seed", "").seed is None
+    assert changed(sampling, "temperature", "0.5").temperature == 0.5
+    assert changed(changed(sampling, "stop", "a b"), "stop", "c").stop == ("a b", "c")
+    assert changed(sampling, "json_schema", "{}").json_schema == "{}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "question"),
+    [
+        (("one",), "one"),
+        (('"""one', "two", '"""'), "one\ntwo"),
+        (('"""', "one", 'two"""  '), "one\ntwo"),
+        (('"""one"""',), "one"),
+        (('"""one', "two"), "one\ntwo"),
+    ],
+)
+def test_three_quotes_hold_several_lines(typed: tuple[str, ...], question: str) -> None:
+    rest = iter(typed)
+
+    def read() -> str:
+        try:
+            return next(rest)
+        except StopIteration:
+            raise EOFError from None
+
+    assert read_question(read) == question
+
+
+def test_the_figures_name_both_models_shares() -> None:
+    timings = Timings(
+        generated_tokens=8,
+        prompt_seconds=1.0,
+        decode_seconds=3.0,
+        delta_seconds=0.5,
+        total_seconds=5.0,
+    )
+    assert figures(timings) == ("8 tokens, 2.0 tokens/s; base 80% of the time, delta 10%")
