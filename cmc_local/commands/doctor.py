@@ -104,7 +104,7 @@ def _library() -> Finding:
     if base_library.has_risky_amx():
         amx = f"{told}; built with AMX, which can crash, so it is kept off and decoding is slower"
         return Finding("llama.cpp", "note", amx, base_library.REBUILD)
-    return Finding("llama.cpp", "ok", f"{told}, AMX code left out of the build")
+    return Finding("llama.cpp", "ok", f"{told}, AMX not in use")
 
 
 def _decode(gguf: str | None) -> Finding:
