@@ -23,6 +23,8 @@ from cmc_local.prompts import PromptForm, Turns
 
 CHECKPOINT_FILE = "cmc.json"
 DEFAULT_CONTEXT = 1024
+HEAD_STEP = 16
+"""ONNX Runtime's attention takes heads of a multiple of this."""
 
 # (width, layers, heads, mlp); 15m to 110m are the paper's, with 32,000 tokens and tied embeddings.
 PRESETS: Mapping[str, tuple[int, int, int, int]] = {
@@ -126,8 +128,11 @@ def build(
     """A new delta with random weights, float32; `seed` makes them repeatable."""
     if shape.heads % shape.kv_heads:
         raise UsageError(f"{shape.heads} heads do not share {shape.kv_heads} kv heads evenly")
-    if shape.head_dim % 8:
-        raise UsageError(f"heads of {shape.head_dim} are no multiple of 8: change width or heads")
+    if shape.head_dim % HEAD_STEP:
+        raise UsageError(
+            f"heads of {shape.head_dim} are no multiple of {HEAD_STEP}, which the exported graph's "
+            "attention asks for: change the width or the heads"
+        )
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from cmc_export.delta_model import shape_of
+from cmc_export.delta_model import HEAD_STEP, shape_of
 from cmc_local.adapter import DeltaShape
 from cmc_local.errors import InputError
 
@@ -283,8 +283,11 @@ def _check_config(model: LlamaForCausalLM) -> None:
         raise InputError(f"rotary scaling {kind!r} changes with the length: use a fixed one")
     if config.hidden_act not in ("silu", "swish"):
         raise InputError(f"activation {config.hidden_act!r} is not SiLU: not a llama delta")
-    if shape_of(config).head_dim % 8:
-        raise InputError(f"heads of {shape_of(config).head_dim} are no multiple of 8")
+    if shape_of(config).head_dim % HEAD_STEP:
+        raise InputError(
+            f"the delta's heads of {shape_of(config).head_dim} are no multiple of {HEAD_STEP}, "
+            "which ONNX Runtime's attention asks for: train one with other heads"
+        )
 
 
 @contextlib.contextmanager
