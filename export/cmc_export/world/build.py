@@ -21,6 +21,7 @@ from cmc_export import adapter_export, gguf_file, pretraining, training
 from cmc_export.adapter_export import Choices
 from cmc_export.recipe import PretrainRecipe, TrainRecipe, build_recipe
 from cmc_export.world import strength
+from cmc_export.world.kept_strangers import write_kept_strangers
 from cmc_export.world.texts import write_texts
 
 RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
@@ -62,6 +63,9 @@ def make_adapter(name: str, say: Say) -> None:
     if (MODELS / name).is_dir():
         return
     recipe = build_recipe(TrainRecipe, "train", RECIPES / f"{name}.toml", {"resume": True})
+    strangers = RUNS / "world/kept_strangers.jsonl"
+    if name == "forget" and not strangers.is_file():
+        write_kept_strangers(MODELS, strangers, say)
     say(f"training {name}")
     training.train(recipe)
     trial = RUNS / f"{name}.adapter"
