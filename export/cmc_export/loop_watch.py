@@ -26,7 +26,7 @@ class LogWriter(TrainerCallback):
     def __init__(self, path: Path, steps: int, tokens: Callable[[], int]) -> None:
         self._path, self._steps, self._tokens = path, steps, tokens
         self._last = (0.0, 0)  # seconds, tokens
-        self._start = 0.0
+        self._start, self._step = 0.0, 0
         self._bar: Any = None
         self._records: list[dict[str, float]] = []
 
@@ -54,7 +54,10 @@ class LogWriter(TrainerCallback):
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Move the bar."""
+        """Move the bar; the last step is always logged."""
+        self._step = state.global_step
+        if state.global_step == state.max_steps:
+            control.should_log = True
         if self._bar is not None:
             self._bar.update(1)
 
@@ -92,7 +95,7 @@ class LogWriter(TrainerCallback):
         held_out = [r["eval_loss"] for r in self._records if "eval_loss" in r]
         seconds = time.perf_counter() - self._start
         return {
-            "steps": int(max((r["step"] for r in self._records), default=0)),
+            "steps": self._step,
             "tokens": self._tokens(),
             "seconds": round(seconds, 1),
             "tokens_per_second": round(self._tokens() / max(seconds, 1e-9)),

@@ -1,0 +1,160 @@
+"""Templates: log-probabilities at the asked positions, whatever is behind the border."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_models
+from cmc_export import delta_model
+from cmc_export.templates import (
+    AdaptedTemplate,
+    CachedTemplate,
+    FolderTemplate,
+    check_same_vocabulary,
+    delta_logits,
+    parameter_count,
+    parse_with_adapter,
+)
+from cmc_local.errors import InputError, TokenizerError, UsageError
+from cmc_local.vocabulary import from_tokenizer_json
+
+CPU = torch.device("cpu")
+IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0]])
+KEEP = torch.tensor([[False, False, True, False, True], [False, True, True, False, False]])
+
+
+def size(folder: Path) -> int:
+    return len(from_tokenizer_json(folder / "tokenizer.json"))
+
+
+def template(folder: Path, vocabulary: int | None = None, **more: bool) -> FolderTemplate:
+    count = vocabulary or size(folder)
+    return FolderTemplate(folder, count, device=CPU, dtype=torch.float32, **more)
+
+
+class Fake:
+    """A template of three tokens that counts the rows it was asked for."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
+        self.rows += len(ids)
+        return torch.log_softmax(torch.stack([ids[keep].float()] * 3, -1) * torch.arange(3), -1)
+
+
+def test_folder_gives_log_probabilities_of_the_kept_positions(tiny_folder: Path) -> None:
+    model = delta_model.load(tiny_folder)
+    with torch.no_grad():
+        expected = torch.log_softmax(model(input_ids=IDS).logits, -1)[KEEP]
+    found = template(tiny_folder)(IDS, KEEP)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.exp().sum(-1), torch.ones(4))
+    assert not found.requires_grad
+
+
+def test_raw_logits_and_fewer_tokens(tiny_folder: Path) -> None:
+    with torch.no_grad():
+        logits = delta_model.load(tiny_folder)(input_ids=IDS).logits[KEEP]
+    raw = template(tiny_folder, normalize=False)(IDS, KEEP)
+    torch.testing.assert_close(raw, logits, rtol=1e-5, atol=1e-5)
+    fewer = template(tiny_folder, vocabulary=100)(IDS, KEEP)
+    assert fewer.shape == (4, 100)
+    torch.testing.assert_close(fewer.exp().sum(-1), torch.ones(4))
+
+
+def test_padding_on_the_right_changes_nothing(tiny_folder: Path) -> None:
+    ask = template(tiny_folder)
+    alone = ask(IDS[1:, :3], KEEP[1:, :3])
+    torch.testing.assert_close(ask(IDS, KEEP)[2:], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_adapted_template_adds_its_deltas(tiny_folder: Path, tmp_path: Path) -> None:
+    delta = delta_model.load(tiny_models.llama_folder(tmp_path / "delta", seed=3))
+    count = size(tiny_folder)
+    plain = template(tiny_folder)
+    shift = delta_logits(delta, IDS, KEEP, count).detach()
+    found = AdaptedTemplate(plain, [(delta, 0.5)], count)(IDS, KEEP)
+    expected = torch.log_softmax(plain(IDS, KEEP) + 0.5 * shift, -1)
+    torch.testing.assert_close(found, expected)
+    assert (found - plain(IDS, KEEP)).abs().max() > 0.01
+
+
+def test_delta_logits_are_those_of_the_whole_model(tiny_folder: Path) -> None:
+    model = delta_model.load(tiny_folder)
+    whole = model(input_ids=IDS).logits[KEEP]
+    torch.testing.assert_close(delta_logits(model, IDS, KEEP, whole.shape[1]), whole)
+
+
+def test_cache_asks_for_a_row_once_whatever_its_batch() -> None:
+    inner = Fake()
+    cached = CachedTemplate(inner, limit=10_000)
+    first = cached(IDS, KEEP)
+    torch.testing.assert_close(first, Fake()(IDS, KEEP))
+    assert inner.rows == 2
+    other_batch = cached(IDS.flip(0)[:, :5], KEEP.flip(0))
+    torch.testing.assert_close(other_batch, torch.cat([first[2:], first[:2]]))
+    torch.testing.assert_close(cached(IDS[1:, :3], KEEP[1:, :3]), first[2:])  # less padding
+    assert inner.rows == 2
+
+
+def test_cache_stops_at_its_limit() -> None:
+    inner = Fake()
+    cached = CachedTemplate(inner, limit=24)  # one row of two positions, three float32 each
+    for _ in range(3):
+        torch.testing.assert_close(cached(IDS, KEEP), Fake()(IDS, KEEP))
+    assert inner.rows == 2 + 1 + 1
+
+
+def test_cache_tells_rows_apart_by_what_is_kept() -> None:
+    inner = Fake()
+    cached = CachedTemplate(inner, limit=10_000)
+    cached(IDS, KEEP)
+    other = torch.zeros_like(KEEP)
+    other[:, 1] = True
+    torch.testing.assert_close(cached(IDS, other), Fake()(IDS, other))
+
+
+def test_another_vocabulary_is_refused_in_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    other = tiny_models.llama_folder(tmp_path / "other", family="byte-level")
+    vocabulary = from_tokenizer_json(tiny_folder / "tokenizer.json")
+    check_same_vocabulary(tiny_folder, vocabulary)
+    with pytest.raises(InputError, match="another vocabulary") as caught:
+        check_same_vocabulary(other, vocabulary)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_smaller_than_its_tokenizer_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(InputError, match="logits for"):
+        template(tiny_folder, vocabulary=100_000)
+
+
+def test_folders_that_are_no_template(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json"):
+        template(tmp_path, vocabulary=5)
+    (tmp_path / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80")
+    with pytest.raises(InputError, match="safetensors"):
+        template(tmp_path, vocabulary=5)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        check_same_vocabulary(tmp_path, from_tokenizer_json(tiny_folder / "tokenizer.json"))
+
+
+def test_parameters_are_counted_without_weights(tiny_folder: Path) -> None:
+    assert parameter_count(tiny_folder) == delta_model.load(tiny_folder).num_parameters()
+
+
+def test_strength_behind_a_colon(tmp_path: Path) -> None:
+    with_colon = tmp_path / "a:1"
+    with_colon.mkdir()
+    assert parse_with_adapter("some/delta") == (Path("some/delta"), None)
+    assert parse_with_adapter("some/delta:0.5") == (Path("some/delta"), 0.5)
+    assert parse_with_adapter(str(with_colon)) == (with_colon, None)
+    with pytest.raises(UsageError, match="no number"):
+        parse_with_adapter("some/delta:abc")
