@@ -47,7 +47,7 @@ def _is_unfinished(data: bytes) -> bool:
 
     Half a surrogate cannot, but Python's decoder waits for its third byte all the same.
     """
-    if len(data) == 2 and data[0] == 0xED and data[1] >= 0xA0:
+    if len(data) == 2 and data[0] == 0xED and 0xA0 <= data[1] <= 0xBF:
         return True
     endings = (b"\x80", b"\xbf", b"\x9f", b"\xa0")
     missing = range(1, 4 - len(data) + 1)
