@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cmc_local.base_vocabulary import read_vocabulary
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from benchmarks.token_map_table import published
 from cmc_local import token_map
+from cmc_local.base_vocabulary import read_vocabulary
 from cmc_local.errors import UsageError
 from cmc_local.token_map import Match, TokenMap, build, load_or_build
 from cmc_local.vocabulary import Role, Vocabulary, from_tokenizer_json
@@ -264,6 +265,11 @@ def test_mistral_onto_llama2_gives_the_published_counts(shared_data: Path) -> No
     )
     made = build(base, delta, fallback="none")
     ordinary = made.matches[3:]
+    theirs, _ = published(base, delta)
+    differ = [i for i in range(3, len(base)) if made.ids[i] != theirs[i]]
+    assert len(differ) == 30
+    assert sorted(base.tokens[i] for i in differ)[-2:] == [b"<?>", b"\x7f"]
+    assert all(len(base.tokens[i]) == 1 for i in differ if base.tokens[i] != b"<?>")
     assert (ordinary == Match.EXACT).sum() == 24_210
     assert (ordinary == Match.NONE).sum() == 1_312
     assert made.ids[:3].tolist() == [-1, 1, 2]  # <unk>, <s>, </s>

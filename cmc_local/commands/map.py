@@ -120,7 +120,9 @@ def _read_base(text: str) -> _Base:
 def _json_ids(path: Path, text: str) -> list[int]:
     from tokenizers import Tokenizer
 
-    ids: list[int] = Tokenizer.from_file(str(path)).encode(text, add_special_tokens=False).ids
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True  # a text's own "<unk>" is text
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 
 

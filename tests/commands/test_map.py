@@ -191,6 +191,14 @@ def test_what_is_not_there_is_named(base: Path, delta: Path, tmp_path: Path) -> 
         assert "\n" not in str(caught.value)
 
 
+def test_a_control_tokens_spelling_in_a_text_is_text(
+    base: Path, delta: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a</s>")
+    assert read(base, delta, "--text", str(text))["text"]["counts"]["role"] == 0
+
+
 def test_an_empty_text_cannot_weigh(base: Path, delta: Path, tmp_path: Path) -> None:
     text = tmp_path / "empty.txt"
     text.write_text("")
