@@ -1,0 +1,164 @@
+"""`cmc-local generate`: a prompt, stdin, JSONL in and out; and `chat` without a terminal.
+
+The model is a fake that answers "aa", or "bb" where the question ends in "b".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cmc_local.commands import generate, loading, main
+from cmc_local.errors import UsageError
+from cmc_local.steered import SteeredModel
+from fakes import NEWLINE, B, FakeBase
+
+Run = Callable[..., Result]
+
+
+def echo(seen: tuple[int, ...]) -> tuple[float, ...]:
+    """Two letters like the last one before the last newline, then the end."""
+    at = max((i for i, token in enumerate(seen) if token == NEWLINE), default=0)
+    if len(seen) - at > 2:
+        return (1, 0, 0, 0, 0)
+    return (0, 0, 1, 0, 0) if seen[at - 1] == B else (0, 1, 0, 0, 0)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    def fake(*_: object, **__: object) -> SteeredModel:
+        base = FakeBase(echo, n_ctx=32)
+        return SteeredModel(base, base.sampler)
+
+    monkeypatch.setattr(loading, "steered", fake)
+    (tmp_path / "model.gguf").touch()
+
+    def invoke(command: str, *words: str, stdin: str | bytes | None = None) -> Result:
+        words = (command, "--gguf", str(tmp_path / "model.gguf"), *words)
+        return CliRunner().invoke(main, words, input=stdin)
+
+    return invoke
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_prompt_is_answered_on_stdout_and_nothing_else(run: Run) -> None:
+    done = run("generate", "ab")
+    assert (done.stdout, done.stderr, done.exit_code) == ("aa\n", "", 0)
+
+
+def test_stdin_is_the_prompt_where_there_is_none(run: Run) -> None:
+    assert run("generate", stdin="b\n").stdout == "bb\n"
+
+
+def test_json_gives_one_object(run: Run) -> None:
+    (row,) = rows(run("generate", "b", "--json").stdout)
+    assert row["seconds"] >= 0
+    del row["seconds"]
+    assert row == {"prompt": "b", "response": "bb", "finish_reason": "stop", "tokens": 2}
+
+
+def test_jsonl_in_every_shape_keeps_its_fields(run: Run, tmp_path: Path) -> None:
+    shapes = [
+        {"id": 1, "prompt": "b"},
+        {"question": "a", "answer": "known"},
+        {"instruction": "a", "input": "b"},
+        {"messages": [{"role": "user", "content": "b"}]},
+        {"messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "x"}]},
+    ]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n\n".join(map(json.dumps, shapes)) + "\n", "utf-8")
+    done = run("generate", "--input", str(source), "--output", str(target))
+    assert (done.stdout, done.exit_code) == ("", 0)
+    found = rows(target.read_text("utf-8"))
+    assert [row["response"] for row in found] == ["bb", "aa", "bb", "bb", "bb"]
+    assert found[1]["answer"] == "known"
+
+
+def test_jsonl_goes_from_stdin_to_stdout(run: Run) -> None:
+    done = run("generate", "--input", "-", stdin='{"prompt": "b"}\n')
+    assert rows(done.stdout)[0]["response"] == "bb"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": ', "Expecting value"),
+        ('["b"]', "list found"),
+        ('{"text": "b"}', "expected an object"),
+        ('{"prompt": 7}', '"prompt" must be a text'),
+        ('{"messages": "b"}', '"messages" must be a list'),
+    ],
+)
+def test_a_bad_line_is_named_before_anything_is_answered(
+    run: Run, tmp_path: Path, line: str, reason: str
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "b"}\n' + line + "\n", "utf-8")
+    done = run("generate", "--input", str(source))
+    assert (done.stdout, done.exit_code) == ("", 1)
+    assert f"{source}:2: " in done.stderr
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "code"),
+    [
+        ((), "", 2),
+        (("",), None, 2),
+        (("  ",), None, 2),
+        (("a" * 60,), None, 2),
+        (("b", "--input", "-"), '{"prompt": "b"}', 2),
+        (("--input", "-"), "\n", 1),
+        (("--input", "no-such-file"), None, 1),
+        (("--input", "-"), b"\xff\xfe", 1),
+    ],
+)
+def test_what_cannot_be_answered_is_one_line(
+    run: Run, words: tuple[str, ...], stdin: str | bytes | None, code: int
+) -> None:
+    done = run("generate", *words, stdin=stdin)
+    assert (done.stdout, done.exit_code) == ("", code)
+    assert done.stderr.count("\n") == 1
+
+
+def test_row_messages_puts_the_system_text_first() -> None:
+    assert generate.row_messages({"question": "b", "system": "a"}) == [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "b"},
+    ]
+    with pytest.raises(UsageError, match="expected an object"):
+        generate.row_messages({})
+
+
+# --- chat, piped -----------------------------------------------------------------------------
+
+
+def test_each_piped_line_is_answered_on_a_line(run: Run) -> None:
+    done = run("chat", stdin="a\n\nb\n")
+    assert (done.stdout, done.stderr, done.exit_code) == ("aa\nbb\n", "", 0)
+
+
+def test_piped_commands_work_and_do_not_reach_stdout(run: Run) -> None:
+    done = run("chat", stdin="/set max_tokens 1\na\n/set\n/bye\nb\n")
+    assert done.stdout == "a\n"
+    assert "max_tokens = 1" in done.stderr
+
+
+def test_piped_quotes_hold_several_lines(run: Run) -> None:
+    assert run("chat", stdin='"""a\nb"""\n').stdout == "bb\n"
+
+
+@pytest.mark.parametrize(("stdin", "code"), [("", 2), ("\n", 2), ("/nothing\n", 2)])
+def test_a_pipe_without_a_question_is_an_error(run: Run, stdin: str, code: int) -> None:
+    done = run("chat", stdin=stdin)
+    assert (done.stdout, done.exit_code) == ("", code)
+    assert done.stderr.count("\n") == 1
