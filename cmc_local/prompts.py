@@ -12,15 +12,24 @@ dropped (`answer_text`), in training and at run time, so both see the same text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal, TypedDict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal, TypedDict
 
-from cmc_local.errors import UsageError
+from cmc_local.errors import GGUFError, UsageError
 
 QUERY: Final = "{query}"
 SYSTEM: Final = "{system}"
+
+MAX_CHARACTERS: Final = 4_000_000
+"""What a chat template may write at most."""
+PATIENCE: Final = 30.0
+"""Seconds of wall clock for a chat template; its processor time has a lower limit of its own."""
 
 Turns = Literal["all", "last"]
 
@@ -163,6 +172,76 @@ def base_text(form: PromptForm, messages: Sequence[Message], *, turns: Turns = "
         if exchange.answer is None
         else exchange.question + exchange.answer + form.separator
         for exchange in open_exchanges(form, messages, turns=turns)
+    )
+
+
+def chat_template_text(
+    template: str, messages: Sequence[Message], *, bos: str = "", eos: str = ""
+) -> str:
+    """The base model's prompt by its own chat template (Jinja), up to where the answer begins.
+
+    Rendered in a process of its own with limits (chat_template.py). `bos` and `eos` are the
+    spellings that the template knows as bos_token and eos_token. Raises UsageError where the
+    template refuses the messages, GGUFError where it does not work.
+    """
+    _check_shape(messages)
+    answer = _rendered(
+        template,
+        {
+            "messages": list(messages),
+            "bos_token": bos,
+            "eos_token": eos,
+            "add_generation_prompt": True,
+            "tools": None,
+            "documents": None,
+        },
+    )
+    if "refused" in answer:
+        raise UsageError(
+            f"the model's chat template refuses these messages: {answer['refused']} "
+            "(--base-prompt adapter goes without it)"
+        )
+    if "error" in answer:
+        raise GGUFError(
+            f"the model's chat template does not work ({answer['error']}): "
+            "use --base-prompt adapter or raw"
+        )
+    return answer["text"]
+
+
+def _rendered(template: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """What the process in chat_template.py answers."""
+    import subprocess  # only a base with a template of its own needs it
+
+    request = {
+        "paths": _package_folders("jinja2", "markupsafe"),
+        "template": template,
+        "values": values,
+        "max_characters": MAX_CHARACTERS,
+    }
+    script = Path(__file__).with_name("chat_template.py")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(script)],
+            input=json.dumps(request).encode("ascii"),
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+        answer: dict[str, str] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return {"error": "it takes too long"}
+    except json.JSONDecodeError:  # killed by a limit
+        return {"error": "it takes too long or needs too much memory"}
+    return answer
+
+
+def _package_folders(*packages: str) -> list[str]:
+    """The folders that these installed packages lie in."""
+    places = [find_spec(package) for package in packages]
+    return list(
+        dict.fromkeys(
+            str(Path(place.origin).parents[1]) for place in places if place and place.origin
+        )
     )
 
 
