@@ -162,7 +162,9 @@ def _why(report: Report, i: int) -> str:
 
 def _counts(report: Report) -> Iterator[str]:
     total = len(report.made.ids)
-    rows = [(kind, f"{n:,}", _share(n, total)) for kind, n in report.counts().items()]
+    rows: list[tuple[str, ...]] = [
+        (kind, f"{n:,}", _share(n, total)) for kind, n in report.counts().items()
+    ]
     head: tuple[str, ...] = ("", "tokens", "share")
     if report.usage is not None:
         length = int(report.usage.uses.sum())
