@@ -7,7 +7,7 @@ is counted as it comes. Templates meet what `transformers` gives them: `raise_ex
 `strftime_now`, `tojson` with its arguments, `{% break %}`, `{% generation %}`.
 
     in   {"paths": [...], "template": "...", "values": {"messages": [...], "bos_token": "<s>", ...},
-          "max_characters": 4000000}
+          "max_characters": 4000000, "cpu_seconds": 5, "memory_bytes": 1073741824}
     out  {"text": "..."}, {"refused": "..."} by the template itself, or {"error": "..."}
 
 Jinja2 is imported here alone, and only when a template is rendered.
@@ -19,9 +19,6 @@ import json
 import sys
 from datetime import datetime
 from typing import Any
-
-CPU_SECONDS = 5
-MEMORY_BYTES = 1 << 30
 
 
 class Refused(Exception):
@@ -100,13 +97,13 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:300]
 
 
-def _limit_resources() -> None:
-    """Time and memory, where the operating system knows such limits."""
+def _limit_resources(cpu_seconds: int, memory_bytes: int) -> None:
+    """Processor time and memory, where the operating system knows such limits."""
     try:
         import resource
     except ImportError:  # Windows: the parent's patience is the limit
         return
-    for kind, most in ((resource.RLIMIT_CPU, CPU_SECONDS), (resource.RLIMIT_AS, MEMORY_BYTES)):
+    for kind, most in ((resource.RLIMIT_CPU, cpu_seconds), (resource.RLIMIT_AS, memory_bytes)):
         _, hard = resource.getrlimit(kind)
         if hard == resource.RLIM_INFINITY or hard > most:
             try:
@@ -119,7 +116,7 @@ def _main() -> None:
     """One request, one answer."""
     request = json.loads(sys.stdin.buffer.read())
     sys.path[:0] = request["paths"]
-    _limit_resources()
+    _limit_resources(request["cpu_seconds"], request["memory_bytes"])
     answer = render(request["template"], request["values"], request["max_characters"])
     sys.stdout.buffer.write(json.dumps(answer).encode("ascii"))
 

@@ -28,8 +28,11 @@ SYSTEM: Final = "{system}"
 
 MAX_CHARACTERS: Final = 4_000_000
 """What a chat template may write at most."""
-PATIENCE: Final = 30.0
-"""Seconds of wall clock for a chat template; its processor time has a lower limit of its own."""
+CPU_SECONDS: Final = 5
+"""Processor time that a chat template may use, however busy the machine."""
+PATIENCE: Final = 30.0 if sys.platform == "win32" else 600.0
+"""Seconds of wall clock after which it is ended in any case; Windows has no other limit."""
+MEMORY_BYTES: Final = 1 << 30
 
 Turns = Literal["all", "last"]
 
@@ -218,6 +221,8 @@ def _rendered(template: str, values: Mapping[str, Any]) -> dict[str, str]:
         "template": template,
         "values": values,
         "max_characters": MAX_CHARACTERS,
+        "cpu_seconds": CPU_SECONDS,
+        "memory_bytes": MEMORY_BYTES,
     }
     script = Path(__file__).with_name("chat_template.py")
     try:
