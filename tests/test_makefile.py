@@ -50,7 +50,6 @@ def make(checkout: Path, *words: str, stdin: str = "", **environment: str) -> st
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     return done.stdout
 

@@ -156,7 +156,7 @@ def loaded_by(statement: str) -> set[str]:
     """The top-level modules in a fresh process after a statement."""
     program = f"import sys\n{statement}\nprint(*{{m.split('.')[0] for m in sys.modules}})"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     return set(done.stdout.splitlines()[-1].split())
 
