@@ -32,7 +32,7 @@ _CUDA_PROVIDER = "CUDAExecutionProvider"
 _CPU_PROVIDER = "CPUExecutionProvider"
 _PREFERRED: dict[Device, tuple[Precision, ...]] = {
     "cpu": ("int8", "fp32", "fp16"),
-    "cuda": ("fp16", "fp32", "int8"),  # CUDA's GroupQueryAttention has no fp32
+    "cuda": ("fp16",),  # its GroupQueryAttention knows 16 bits only; fp32 would go by the CPU
 }
 
 
@@ -257,14 +257,20 @@ def _check_signature(session: Any, adapter: Adapter, precision: Precision) -> No
 def _choose_device(asked: str, adapter: Adapter, precision: Precision | None) -> tuple[Device, int]:
     if asked == "cpu":
         return "cpu", 0
-    name, _, number = asked.partition(":")
+    name, colon, number = asked.partition(":")
+    suits = precision in (None, "fp16") and "fp16" in adapter.precisions
     if asked == "auto":
-        suits = precision == "fp16" or (precision is None and "fp16" in adapter.precisions)
         return ("cuda", 0) if suits and cuda_problem() is None else ("cpu", 0)
-    if name != "cuda" or (":" in asked and not number.isdecimal()):
+    if name != "cuda" or (colon and not number.isdecimal()):
         raise UsageError(f"no delta device {asked!r}: use auto, cpu, cuda or cuda:N")
     if (problem := cuda_problem(int(number or 0))) is not None:
         raise DeviceError(f"{asked} cannot be used, {problem}: use --delta-device cpu")
+    if not suits:
+        raise DeviceError(
+            f"{asked} runs an adapter's fp16 graph, {adapter.path} is to run "
+            f"{precision or ', '.join(adapter.precisions)}: export it with --precision "
+            "fp32,int8,fp16, or use --delta-device cpu"
+        )
     return "cuda", int(number or 0)
 
 

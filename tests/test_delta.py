@@ -1,4 +1,4 @@
-"""The ONNX delta: equal to PyTorch however its tokens are cut into feeds, rolled back or slotted."""
+"""The ONNX delta: equal to PyTorch however its tokens are cut, rolled back or slotted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import tiny_adapters
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import tiny_adapters
 from cmc_local import delta
 from cmc_local.adapter import Adapter, AdapterSettings, write
 from cmc_local.delta import OnnxDelta
@@ -49,6 +49,7 @@ def expected(checkpoint: Path) -> Float:
 
 def pytorch(folder: Path, tokens: Sequence[int]) -> Float:
     import torch
+
     from cmc_export import delta_model
 
     with torch.no_grad():
@@ -270,7 +271,7 @@ def test_a_device_that_does_not_exist_is_a_usage_error(tiny_adapter: Adapter) ->
 def test_without_a_usable_gpu_cuda_is_one_line_and_auto_is_silent(tiny_adapter: Adapter) -> None:
     if delta.cuda_problem() is None:
         pytest.skip("a usable GPU is here: tests/gpu/check.py is the test to run")
-    with pytest.raises(DeviceError, match="cuda cannot be used, .*: use --delta-device cpu"):
+    with pytest.raises(DeviceError, match=r"cuda cannot be used, .*: use --delta-device cpu"):
         OnnxDelta(tiny_adapter, device="cuda")
     program = (
         "from cmc_local import adapter, delta; "
@@ -285,3 +286,22 @@ def test_without_a_usable_gpu_cuda_is_one_line_and_auto_is_silent(tiny_adapter: 
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert (done.stdout, done.stderr) == ("cpu\n", "")
+
+
+def test_a_gpu_is_used_for_the_fp16_graph_only(
+    tiny_adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta, "cuda_problem", lambda device_id=0: None)  # as if one were here
+    assert OnnxDelta(tiny_adapter, device="auto").device == "cpu"
+    with pytest.raises(DeviceError, match=r"fp16 graph, .* is to run fp32, int8: export it with"):
+        OnnxDelta(tiny_adapter, device="cuda")
+
+
+def test_a_device_that_the_driver_does_not_show_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(delta, "_driver_devices", lambda: 0)
+    assert delta.cuda_problem() == "no NVIDIA GPU was found"
+    monkeypatch.setattr(delta, "_driver_devices", lambda: 2)
+    assert delta.cuda_problem(2) == "the CUDA driver shows 2 devices"
+    monkeypatch.setattr(delta.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert "has no CUDA provider" in str(delta.cuda_problem())

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tiny_models
-
 from cmc_local import adapter
 from cmc_local.adapter import Adapter, AdapterSettings, DeltaShape, Precision
 from cmc_local.prompts import named_form

@@ -264,7 +264,8 @@ def to_onnx(model: LlamaForCausalLM, context: int, storage: Storage = FLOAT32) -
 
 def _finished(proto: onnx.ModelProto) -> bytes:
     """Without the exporter's notes on its source (they hold paths), checked."""
-    del proto.metadata_props[:]
+    proto.doc_string = proto.graph.doc_string = ""
+    del proto.metadata_props[:], proto.graph.metadata_props[:]
     for node in proto.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
