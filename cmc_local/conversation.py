@@ -12,12 +12,21 @@ system text stays; one prompt that cannot fit at all is an error.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cmc_local.errors import PromptTooLong, UsageError
-from cmc_local.prompts import Message, PromptForm, Turns, base_text, named_form, open_exchanges
+from cmc_local.prompts import (
+    Message,
+    PromptForm,
+    Turns,
+    base_text,
+    chat_template_text,
+    named_form,
+    open_exchanges,
+)
 from cmc_local.vocabulary import Vocabulary
 
 BasePrompt = Literal["gguf", "adapter", "raw"]
@@ -100,17 +109,24 @@ def fit(
     reserve: int,
 ) -> Fitted:
     """The newest turns that leave `reserve` tokens of the context to the reply."""
-    kept, dropped = list(messages), 0
-    while True:
+    head, turns = _turns(messages)
+
+    def without(oldest: int) -> Fitted:
+        kept = [*head, *(message for turn in turns[oldest:] for message in turn)]
         prompt = asking.text(base, kept)
         tokens = base.tokenize(prompt.text, special=prompt.special, bos=prompt.bos)
-        shorter = _without_oldest_turn(kept) if len(tokens) + reserve > context else None
-        if shorter is None:
-            break
-        kept, dropped = shorter, dropped + 1
-    if len(tokens) >= context:
-        raise PromptTooLong(too_long(len(tokens), context))
-    return Fitted(tuple(kept), prompt, tuple(tokens), dropped)
+        return Fitted(tuple(kept), prompt, tuple(tokens), oldest)
+
+    def fits(tried: Fitted) -> bool:
+        return len(tried.tokens) + reserve <= context
+
+    fitted = without(0)
+    if not fits(fitted) and len(turns) > 1:  # bisected: a chat template takes a while to render
+        counts = range(1, len(turns) - 1)
+        fitted = without(1 + bisect_left(counts, True, key=lambda oldest: fits(without(oldest))))
+    if len(fitted.tokens) >= context:
+        raise PromptTooLong(too_long(len(fitted.tokens), context))
+    return fitted
 
 
 def too_long(tokens: int, context: int) -> str:
@@ -122,8 +138,6 @@ def too_long(tokens: int, context: int) -> str:
 
 
 def _template_text(base: TextModel, messages: Sequence[Message]) -> PromptText:
-    from cmc_local.prompts import chat_template_text
-
     vocabulary = base.vocabulary
     bos, eos = _name(vocabulary, vocabulary.bos_id), _name(vocabulary, vocabulary.eos_id)
     text = chat_template_text(base.chat_template or "", messages, bos=bos, eos=eos)
@@ -135,12 +149,18 @@ def _name(vocabulary: Vocabulary, token: int | None) -> str:
     return "" if token is None else vocabulary.names[token]
 
 
-def _without_oldest_turn(messages: Sequence[Message]) -> list[Message] | None:
-    """Without the first question and its answer; None where only the open question is left."""
-    head = [message for message in messages[:1] if message["role"] == "system"]
-    turns = messages[len(head) :]
-    later = next((i for i in range(1, len(turns)) if turns[i]["role"] == "user"), None)
-    return None if later is None else [*head, *turns[later:]]
+def _turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+    """The system text, and the turns: each a question and what follows it."""
+    head: list[Message] = []
+    turns: list[list[Message]] = []
+    for message in messages:
+        if message.get("role") == "system" and not turns:
+            head.append(message)
+        elif message.get("role") == "user" or not turns:
+            turns.append([message])
+        else:
+            turns[-1].append(message)
+    return head, turns
 
 
 def continuation_tokens(

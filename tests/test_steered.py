@@ -266,3 +266,13 @@ def test_closing_frees_the_base() -> None:
     with steered(base) as model:
         model.generate("b")
     assert base.closed
+
+
+def test_as_few_turns_go_as_must() -> None:
+    base = FakeBase(always(0, 1, 0, 0, 0), n_ctx=40)
+    model = steered(base)
+    texts = [text for _ in range(9) for text in ("b", "a")]  # four tokens a turn
+    done = model.chat(user(*texts, "ab"), GREEDY)
+    # 2 + 4 * turns + 6 for the reply <= 40: eight turns stay, one goes.
+    assert len(base.decoded[0]) == 34
+    assert done.notices[0].endswith("the oldest turn was left out")
