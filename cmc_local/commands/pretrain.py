@@ -27,6 +27,7 @@ from cmc_local.commands.workshop import (
     help="What ends a document in a text file (.jsonl: one a line, under `text`).",
 )
 @click.option("--row-length", type=int, help="Tokens of a training row.")
+@click.option("--compile/--no-compile", default=None, help="torch.compile: for longer runs.")
 @shape_options
 @loop_options
 @click.option("--dry-run", is_flag=True, help="Print what would be trained, and stop.")

@@ -66,7 +66,6 @@ def loop_options(command: Command) -> Command:
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"])),
         click.option("--device", type=click.Choice(["auto", "cpu"])),
         click.option("--threads", type=int, help="Of the CPU."),
-        click.option("--compile/--no-compile", default=None, help="Use torch.compile."),
         click.option("--valid-share", type=float, help="Held out, where no file is given."),
         click.option("--evaluate-every", type=int, help="Steps (default: a quarter of the run)."),
         click.option("--log-every", type=int, help="Steps (10)."),

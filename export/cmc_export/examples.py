@@ -84,7 +84,7 @@ class RowSizes:
 
 def loss_tokens(rows: Dataset[Any]) -> RowSizes:
     """The sizes of a dataset's rows."""
-    found: list[Row] = rows.rows  # type: ignore[attr-defined]
+    found: list[Row] = rows.rows
     return RowSizes([len(row.ids) for row in found], [sum(row.in_loss) for row in found])
 
 

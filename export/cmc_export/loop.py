@@ -122,7 +122,7 @@ def use_bf16(loop: Loop) -> bool:
     if loop.precision != "auto":
         return loop.precision == "bf16"
     if not on_cpu(loop):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_amx_tile_supported())
 
 
@@ -199,9 +199,11 @@ def fit(
         torch.set_num_threads(loop.threads)
     run = open_run(loop)
     train_rows, valid_rows = rows
-    steps = total_steps(loop, len(train_rows))  # type: ignore[arg-type]
+    steps = total_steps(loop, len(train_rows))
     bf16 = use_bf16(loop)
     arguments = _arguments(loop, run, steps, looks if valid_rows is not None else 0)
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process takes one GPU: no nn.DataParallel around the model
     if by_length:
         arguments.train_sampling_strategy = "group_by_length"
     trainer = LoopTrainer(
@@ -230,7 +232,7 @@ def fit(
     if patience:
         best.restore(model)
     return {
-        **log.summary(),
+        **log.summary(best=patience > 0),
         "best_step": best.step if patience else trainer.state.global_step,
         "parameters": model.num_parameters(),
         "precision": "bf16" if bf16 else "fp32",

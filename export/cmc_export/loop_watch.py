@@ -89,8 +89,11 @@ class LogWriter(TrainerCallback):
                     "lower --learning-rate, or lengthen --warmup"
                 )
 
-    def summary(self) -> dict[str, Any]:
-        """Figures of the whole run (seconds and tokens of this process only)."""
+    def summary(self, *, best: bool) -> dict[str, Any]:
+        """Figures of the run; seconds and tokens are those since it was last started.
+
+        The held-out loss is that of the weights that stay: the `best`, or the last.
+        """
         losses = [r["loss"] for r in self._records if "loss" in r]
         held_out = [r["eval_loss"] for r in self._records if "eval_loss" in r]
         seconds = time.perf_counter() - self._start
@@ -100,7 +103,7 @@ class LogWriter(TrainerCallback):
             "seconds": round(seconds, 1),
             "tokens_per_second": round(self._tokens() / max(seconds, 1e-9)),
             "loss": losses[-1] if losses else None,
-            "held_out_loss": min(held_out) if held_out else None,
+            "held_out_loss": (min(held_out) if best else held_out[-1]) if held_out else None,
         }
 
     def _speed(self, values: dict[str, float]) -> dict[str, float]:
@@ -215,18 +218,29 @@ class BestKeeper(TrainerCallback):
         self._folder, self._patience = folder, patience
         self.step = 0
 
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember what an earlier part of the run has seen."""
+        self._looks(state)
+
     def on_evaluate(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep these weights if none were better; count the looks since the best."""
         if not self._patience:
             return
-        looks = [(r["eval_loss"], r["step"]) for r in state.log_history if "eval_loss" in r]
-        _, self.step = min(looks)
+        looks = self._looks(state)
         if self.step == state.global_step:
             self._keep(kwargs["model"])
         if sum(step > self.step for _, step in looks) >= self._patience:
             control.should_training_stop = True
+
+    def _looks(self, state: TrainerState) -> list[tuple[float, int]]:
+        """(held-out loss, step) of every look so far; sets `step` to the best one's."""
+        looks = [(r["eval_loss"], r["step"]) for r in state.log_history if "eval_loss" in r]
+        _, self.step = min(looks, default=(0.0, 0))
+        return looks
 
     def restore(self, model: PreTrainedModel) -> None:
         """Load the best weights into the model."""

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from cmc_local.adapter import Normalization, Turns
+from cmc_local.adapter import Normalization
 from cmc_local.errors import InputError, UsageError
+from cmc_local.prompts import Turns
 
 Precision = Literal["auto", "fp32", "bf16"]
 Task = Literal["instruct", "forget"]
@@ -47,7 +48,7 @@ class Loop:
     threads: int = 0
     """Of torch on the CPU; 0 leaves its choice."""
     compile: bool = False
-    """torch.compile: a minute before the first step, about a quarter faster after it."""
+    """`pretrain` only: torch.compile, a minute before the first step and a quarter faster then."""
     valid_share: float = 0.02
     """Held out of the data where no file is given for it."""
     evaluate_every: int = 0
@@ -159,6 +160,8 @@ class TrainRecipe(Loop, Shape):
         _check("retain_rows", self.retain_rows, self.retain_rows >= 1, "at least 1")
         if not self.data:
             raise UsageError("no data to train on: give --data FILE")
+        if self.compile:
+            raise UsageError("compile is for `pretrain`, whose rows have one length: leave it out")
         if self.task == "forget" and not self.retain:
             raise UsageError("task forget needs what must stay as well: give --retain FILE")
         if self.task != "forget" and self.retain:

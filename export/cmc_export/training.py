@@ -146,15 +146,15 @@ def plan(recipe: TrainRecipe) -> dict[str, Any]:
     """What `train` would do, without doing it: sizes, tokens, steps, and memory in MiB."""
     parts = prepare(recipe)
     train_rows, valid_rows = parts.rows
-    steps = total_steps(recipe, len(train_rows))  # type: ignore[arg-type]
+    steps = total_steps(recipe, len(train_rows))
     rows_a_step = recipe.batch * recipe.accumulation
     per_row = loss_tokens(train_rows)
     return {
         "template": recipe.template.resolve().name,
         "template_parameters": parameter_count(recipe.template),
         "parameters": parts.model.num_parameters(),
-        "examples": len(train_rows),  # type: ignore[arg-type]
-        "held_out_examples": len(valid_rows) if valid_rows is not None else 0,  # type: ignore[arg-type]
+        "examples": len(train_rows),
+        "held_out_examples": len(valid_rows) if valid_rows is not None else 0,
         "longest_example": max(per_row.lengths),
         "tokens": sum(per_row.lengths),
         "tokens_in_loss": sum(per_row.in_loss),
@@ -251,7 +251,7 @@ def checkpoint_info(recipe: TrainRecipe, parts: Parts, summary: dict[str, Any]) 
         "task": recipe.task,
         "data": [path.name for path in recipe.data],
         "retain": [path.name for path in recipe.retain],
-        "examples": len(parts.rows[0]),  # type: ignore[arg-type]
+        "examples": len(parts.rows[0]),
         "init": recipe.init.resolve().name if recipe.init is not None else None,
         "with_adapter": [parse_with_adapter(t)[0].resolve().name for t in recipe.with_adapter],
         "learning_rate": recipe.learning_rate,

@@ -64,6 +64,7 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
         ({"task": "forget"}, "give --retain"),
         ({"retain": ["r"]}, "--retain belongs to --task forget"),
         ({"data": []}, "give --data"),
+        ({"compile": True}, "compile is for `pretrain`"),
         ({"batch": 0}, "batch must be at least 1, not 0"),
     ],
 )
