@@ -49,6 +49,8 @@ class _Mark:
 
     received: int
     """Bytes of the response before it."""
+    needed: int
+    """Bytes of the response without which it is none: the space or newline that makes it, too."""
     final: int
     """Tokens of the stream before it."""
     anchor: str
@@ -103,7 +105,7 @@ class Aligner:
             raise ValueError(f"cannot take back {n_bytes} of {len(self._response)} bytes")
         before = list(self.tokens)
         del self._response[len(self._response) - n_bytes :]
-        while self._marks and self._marks[-1].received > len(self._response):
+        while self._marks and self._marks[-1].needed > len(self._response):
             self._marks.pop()
         if self._marks:
             self._return_to(self._marks[-1])
@@ -157,7 +159,8 @@ class Aligner:
         if self._tail is not tail:
             self._final += len(final)
             self._prompts_part = 0
-            self._marks.append(_Mark(self._tail_start(), self._final, self._tail.anchor))
+            start = self._tail_start()
+            self._marks.append(_Mark(start, start + 1, self._final, self._tail.anchor))
         return Edit(keep, edit.feed)
 
     def _tail_start(self) -> int:
@@ -176,7 +179,7 @@ class Aligner:
         self._final = len(self.tokens)
         self._tail, self._prompts_part = Tail(anchor, ""), 0
         received = len(self._response) - len(self.held)
-        self._marks.append(_Mark(received, self._final, anchor))
+        self._marks.append(_Mark(received, received, self._final, anchor))
 
     def _restart(self) -> None:
         """Back to the prompt, then the response's bytes again."""

@@ -151,6 +151,16 @@ def test_rolling_back_equals_never_having_pushed(
     assert stream == aligner.tokens == slow_tokens(small(family), FORMS["cmc"], kept + more)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_border_goes_with_the_space_that_made_it(family: str) -> None:
+    aligner = begin(small(family), FORMS["cmc"])
+    for data in (b"Hel", b" wrote"):
+        aligner.push(data)
+    aligner.rollback(len(b" wrote"))
+    aligner.push(b"en")
+    assert aligner.tokens == slow_tokens(small(family), FORMS["cmc"], b"Helen")
+
+
 @given(data=pieces, sizes=sizes)
 def test_an_edit_changes_nothing_or_feeds(data: bytes, sizes: list[int]) -> None:
     aligner = begin(small("sentencepiece"), FORMS["inst"])
