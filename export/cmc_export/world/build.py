@@ -45,7 +45,7 @@ def make_models(say: Say) -> None:
 
 def make_base(name: str, say: Say) -> None:
     """A base model's GGUF in F16; for the template its Hugging Face folder too."""
-    rounded = RUNS / f"{name}.f16"
+    rounded = RUNS / "f16" / name
     if not (rounded / "model.safetensors").is_file():
         _round_to_half(RUNS / name, rounded)
     if not (MODELS / f"{name}.gguf").is_file():
