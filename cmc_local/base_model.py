@@ -32,6 +32,9 @@ from cmc_local.vocabulary import Vocabulary
 
 _KV_TYPES = {"f32": 0, "f16": 1}  # ggml_type
 _CONTEXT_FULL = 1  # llama_decode's result
+USUAL_CONTEXT = 8192
+"""Tokens taken unasked where a model was trained with more: the cache is allocated at once, and
+128k tokens of it are gigabytes."""
 
 
 class BaseModel:
@@ -48,7 +51,7 @@ class BaseModel:
         sequences: int = 1,
         kv_type: Literal["f16", "f32"] = "f16",
     ) -> None:
-        """Load `path`; `context` 0 takes what the model was trained with.
+        """Load `path`; `context` 0 takes what the model was trained with, at most USUAL_CONTEXT.
 
         `gpu_layers` -1 puts every layer on a GPU if this build of llama.cpp has one; `threads`
         None takes the physical cores; `kv_type` "f32" is for comparisons, exact and slower.
@@ -60,6 +63,8 @@ class BaseModel:
         self._model = base_library.load(self.path, gpu_layers=gpu_layers)
         self._free = weakref.finalize(self, _free, self._model, None)
         _refuse_other_kinds(self._model, self.path)
+        trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        context = context or min(trained, USUAL_CONTEXT)
         params = _context_params(context, batch, threads, sequences, kv_type)
         self._context = self._new_context(params)
         self._free.detach()
@@ -68,9 +73,8 @@ class BaseModel:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._rows = _Rows(batch)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
         # llama.cpp rounds the context up to a multiple of 256.
-        self.n_ctx = min(context or trained, int(llama_cpp.llama_n_ctx(self._context)))
+        self.n_ctx = min(context, int(llama_cpp.llama_n_ctx(self._context)))
 
     def _new_context(self, params: Any) -> Any:
         with base_library.ErrorLines() as errors:

@@ -79,7 +79,7 @@ class Limits:
     """Sizes that bound a loaded model."""
 
     context: int = 0
-    """The base model's context in tokens; 0 takes what the GGUF was trained with."""
+    """The base model's context in tokens; 0 takes what it was trained with, at most 8,192."""
     batch: int = 512
     """Prompt tokens that one `llama_decode` takes."""
 

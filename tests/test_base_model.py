@@ -97,6 +97,14 @@ def test_the_context_is_what_the_model_was_trained_with(base: BaseModel, tiny_gg
             smaller.decode([1] * 65, start=0)
 
 
+def test_a_long_context_is_not_allocated_unasked(tmp_path: Path) -> None:
+    folder = tiny_models.llama_folder(tmp_path / "long", context=131_072)
+    with BaseModel(tiny_models.gguf_of(folder)) as model:
+        assert model.n_ctx == 8192
+    with BaseModel(tiny_models.gguf_of(folder), context=9000) as model:
+        assert model.n_ctx == 9000
+
+
 def test_the_chat_template_is_the_ggufs(tmp_path: Path, base: BaseModel) -> None:
     folder = tiny_models.llama_folder(tmp_path / "chatty", chat_template="{{ messages }}")
     with BaseModel(tiny_models.gguf_of(folder)) as model:

@@ -170,7 +170,9 @@ def control(function: Function) -> Function:
 def limits(function: Function) -> Function:
     """Sizes, together as `limits: Limits`."""
     kinds = (
-        click.option("--context", type=int, help="Tokens of context; 0 takes the model's own."),
+        click.option(
+            "--context", type=int, help="Tokens of context; 0 takes the model's own, at most 8,192."
+        ),
         click.option("--batch", type=int, help="Prompt tokens decoded at once."),
     )
     return _collected(function, "limits", kinds, Limits, _names(Limits))
