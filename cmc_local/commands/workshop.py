@@ -14,7 +14,10 @@ from cmc_local.errors import MissingExtra
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-WORKSHOP = ("torch", "transformers", "accelerate", "safetensors", "cmc_export")
+WORKSHOP = (
+    *("torch", "transformers", "accelerate", "safetensors"),
+    *("onnx", "onnxscript", "onnx_ir", "gguf", "cmc_export"),
+)
 
 
 def import_workshop(module: str) -> Any:

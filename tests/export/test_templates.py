@@ -116,8 +116,8 @@ def test_cache_tells_rows_apart_by_what_is_kept() -> None:
     inner = Fake()
     cached = CachedTemplate(inner, limit=10_000)
     cached(IDS, KEEP)
-    other = torch.zeros_like(KEEP)
-    other[:, 1] = True
+    other = KEEP.clone()
+    other[0, 2] = False  # the last kept position stays
     torch.testing.assert_close(cached(IDS, other), Fake()(IDS, other))
 
 
