@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cmc_local.commands import options
-from cmc_local.commands.train import import_workshop
+from cmc_local.commands.workshop import import_workshop
 from cmc_local.errors import MissingExtra
 from cmc_local.prompts import named_form
 

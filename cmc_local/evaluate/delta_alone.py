@@ -16,10 +16,7 @@ def answers(adapter: Adapter, questions: Sequence[str]) -> list[str]:
     """The delta's own greedy reply to each question, in its prompt form."""
     tokenizer = DeltaTokenizer(adapter.tokenizer_json)
     delta = OnnxDelta(adapter, device="cpu")
-    try:
-        return [_answer(adapter, tokenizer, delta, question) for question in questions]
-    finally:
-        delta.close()
+    return [_answer(adapter, tokenizer, delta, question) for question in questions]
 
 
 def _answer(adapter: Adapter, tokenizer: DeltaTokenizer, delta: OnnxDelta, question: str) -> str:

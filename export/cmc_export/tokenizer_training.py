@@ -34,7 +34,7 @@ _PIECE = Regex(rf"{_WORD}|\p{{N}}|{_SIGNS}|[<>]|{_SPACE}+")
 
 
 def sentencepiece_style(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A BPE with byte fallback in Llama-2's layout: 3 control tokens, 256 bytes, pieces, characters.
+    """A BPE with byte fallback in Llama-2's layout: 3 control tokens, 256 bytes, pieces, letters.
 
     Newlines and other control characters become byte tokens. Asking for fewer tokens than the
     texts have characters (plus 259) raises ValueError; texts too short for `vocab_size` give a
