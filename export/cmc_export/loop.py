@@ -202,8 +202,6 @@ def fit(
     steps = total_steps(loop, len(train_rows))
     bf16 = use_bf16(loop)
     arguments = _arguments(loop, run, steps, looks if valid_rows is not None else 0)
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one process takes one GPU: no nn.DataParallel around the model
     if by_length:
         arguments.train_sampling_strategy = "group_by_length"
     trainer = LoopTrainer(
@@ -248,7 +246,7 @@ def _callbacks(loop: Loop, log: LogWriter, interrupt: Interrupt, best: BestKeepe
 def _arguments(loop: Loop, run: Path, steps: int, looks: int) -> TrainingArguments:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     cpu = on_cpu(loop)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run),
         max_steps=steps,
         per_device_train_batch_size=loop.batch,
@@ -277,6 +275,9 @@ def _arguments(loop: Loop, run: Path, steps: int, looks: int) -> TrainingArgumen
         remove_unused_columns=False,
         average_tokens_across_devices=False,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process takes one GPU: no nn.DataParallel around the model
+    return arguments
 
 
 def _last_checkpoint(run: Path) -> str | None:
