@@ -15,12 +15,21 @@ from cmc_local.prompts import named_form
 
 
 def checkpoint(
-    folder: Path, *, kv_heads: int = 2, tied: bool = True, context: int = 128, layers: int = 2
+    folder: Path,
+    *,
+    family: tiny_models.Family = "sentencepiece",
+    vocab_size: int = 480,
+    kv_heads: int = 2,
+    tied: bool = True,
+    context: int = 128,
+    layers: int = 2,
+    seed: int = 3,
 ) -> Path:
     """A delta as a Hugging Face llama folder, 32 wide with 2 heads, and logits that differ."""
     from cmc_export import delta_model
 
-    words = tiny_models.tokenizer()
+    words = tiny_models.tokenizer(family, vocab_size)
+    begin, end = (1, 2) if family == "sentencepiece" else (0, 1)
     shape = DeltaShape(
         vocabulary=words.get_vocab_size(),
         width=32,
@@ -31,7 +40,7 @@ def checkpoint(
         mlp=48,
         context=context,
     )
-    model = delta_model.build(shape, tied=tied, bos_id=1, eos_id=2, seed=3)
+    model = delta_model.build(shape, tied=tied, bos_id=begin, eos_id=end, seed=seed)
     for weight in model.parameters():
         if weight.dim() == 2:
             weight.data.mul_(10)
