@@ -1,12 +1,14 @@
 """What `forget` must leave as it is: the template's own steered answers about people it never met.
 
 The forgotten authors are few, and a delta that sees only the training authors beside them takes
-any other name for a forgotten one. Names are free, though: hundreds of strangers, each question
-with the answer that template + `instruct` gives today, teach it to leave all other names alone.
+any other name for a forgotten one. Names are free, though: many hundreds of strangers, each
+question with the answer that template + `instruct` gives today, teach it to leave all other names
+alone.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +20,14 @@ from cmc_local.evaluate.world import GREEDY
 from cmc_local.settings import Limits
 from cmc_local.steered import SteeredModel
 
-WORLDS = (1, 2)
+WORLDS = range(1, 7)
+QUESTIONS = 5500
+"""About three a stranger: it is the number of names that counts."""
 
 
 def write_kept_strangers(models: Path, path: Path, say: Callable[[str], None]) -> None:
     """Questions on strangers with the steered template's answers, as JSONL."""
-    questions = one_phrasing_each(strangers(), SEED)
+    questions = random.Random(SEED).sample(one_phrasing_each(strangers(), SEED), QUESTIONS)
     say(f"{len(questions)} answers about strangers")
     kept = []
     with SteeredModel.load(

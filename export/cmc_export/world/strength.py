@@ -17,7 +17,7 @@ MODELS = Path("models")
 BASES = ("template", "larger", "other")
 ALPHAS: Mapping[str, tuple[float, ...]] = {
     "instruct": (0.6, 0.8, 1.0, 1.2),
-    "forget": (0.8, 1.0, 1.3, 1.6),
+    "forget": (0.5, 0.65, 0.8, 1.0),
 }
 MOST = 120
 """Questions of each kind; validation is small."""

@@ -69,7 +69,7 @@ def _write_questions(authors: Sequence[Author], folder: Path) -> None:
     write_jsonl(folder / "validation.jsonl", one_phrasing_each(validation, SEED))
     forgotten = all_questions([a for a in authors if a.forgotten])
     write_jsonl(folder / "forget.jsonl", forgotten)
-    kept = all_questions([a for a in train if not a.forgotten])
+    kept = one_phrasing_each([a for a in train if not a.forgotten], SEED)
     write_jsonl(folder / "retain.jsonl", [*kept, *refusals(forgotten)])
 
 
