@@ -97,6 +97,15 @@ def test_rows_behind_are_at_hand_after_a_roll_back(tokenizer: DeltaTokenizer) ->
     assert [mine.row_before(back)[1] for back in (3, 2, 1, 0)] == [B, NEWLINE, A, AB]
 
 
+def test_rows_behind_are_computed_again_after_a_long_roll_back(tokenizer: DeltaTokenizer) -> None:
+    mine, _ = steering(tokenizer, mid_token=True)
+    mine.begin(prompt(tokenizer, "babba"))
+    mine.push(b"a" * 40)
+    mine.begin(prompt(tokenizer, "babba"))
+    assert mine.consumed == (B, AB, B, A, NEWLINE)
+    assert [mine.row_before(back)[1] for back in (4, 3, 2, 1, 0)] == [B, AB, B, A, NEWLINE]
+
+
 def test_inside_a_token_the_base_is_offered_the_rest_of_it(tokenizer: DeltaTokenizer) -> None:
     # After "a" the delta would have said "ab" with 4 where it gave "a" 1: b is offered 3.
     source = FakeShift(lambda seen: (0, 1, 0, 4, 0) if seen[-1] == NEWLINE else (0, 0, 0, 0, 0))
