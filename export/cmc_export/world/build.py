@@ -76,7 +76,12 @@ def make_adapter(name: str, say: Say) -> None:
 
 
 def _choices(alpha: float) -> Choices:
-    return Choices(alpha=alpha, license="Apache-2.0", template=MODELS / "template")
+    return Choices(
+        alpha=alpha,
+        license="Apache-2.0",
+        template=MODELS / "template",
+        precisions=("fp32", "int8", "fp16"),
+    )
 
 
 def _pretrain(name: str, say: Say) -> None:

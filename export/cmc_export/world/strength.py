@@ -17,9 +17,9 @@ MODELS = Path("models")
 BASES = ("template", "larger", "other")
 ALPHAS: Mapping[str, tuple[float, ...]] = {
     "instruct": (0.6, 0.8, 1.0, 1.2),
-    "forget": (0.5, 0.65, 0.8, 1.0),
+    "forget": (0.65, 0.7, 0.75, 0.8, 1.0),
 }
-MOST = 120
+MOST = 300
 """Questions of each kind; validation is small."""
 
 
