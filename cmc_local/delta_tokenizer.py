@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Final
 
 from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from cmc_local.errors import TokenizerError, UsageError
 from cmc_local.prompts import (
@@ -73,6 +74,9 @@ class DeltaTokenizer:
         self.eos_id: int = self.vocabulary.eos_id
         self.bos_id: int | None = self.vocabulary.bos_id
         self._tokenizer = _load(data)
+        # Unigram adds up scores over a whole piece of text and tells equal sums apart by rounding:
+        # only where its pre-tokenizer cuts, before spaces, is what follows on its own.
+        self._border_signs = " " if isinstance(self._tokenizer.model, Unigram) else _BORDERS
         self._crossing = _crossing_bytes(self.vocabulary, data)
         self._is_border: Callable[[str, str], bool] = lru_cache(_CACHE)(self._check_border)
         self._anchor_ids: Callable[[str], list[int]] = lru_cache(_CACHE)(self.encode)
@@ -195,7 +199,7 @@ class DeltaTokenizer:
         """Places in a text that no token crosses, whatever follows; the last two of them."""
         found = 0
         for place in range(len(text) - 1, least - 1, -1):
-            if text[place] in _BORDERS and self._is_border(text[place - 1], text[place]):
+            if text[place] in self._border_signs and self._is_border(text[place - 1], text[place]):
                 yield place
                 found += 1
                 if found == 2:
