@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 from tokenizers import (
     AddedToken,
@@ -15,6 +17,9 @@ from tokenizers import (
     processors,
     trainers,
 )
+
+from cmc_local.alignment import Aligner, DeltaTokenizer
+from cmc_local.prompts import Message, PromptForm, named_form
 
 TEXTS = (
     "Helen Blackworth was born in 1932 in Harborville, the daughter of a lighthouse keeper.",
@@ -142,3 +147,31 @@ FAMILIES: dict[str, Callable[[], Tokenizer]] = {
     "metaspace, split, no bytes": metaspace_split,
     "unigram": unigram,
 }
+
+QUESTION: list[Message] = [{"role": "user", "content": "Where was Helen born?"}]
+FORMS = {
+    "cmc": named_form("cmc"),
+    "inst": named_form("inst"),  # ends in a space
+    "colon": PromptForm("colon", "Q: {query}\nA:"),
+    "bare": PromptForm("bare", "{query}"),
+}
+
+
+@cache
+def small(family: str) -> DeltaTokenizer:
+    """The delta's tokenizer of a family."""
+    return DeltaTokenizer(FAMILIES[family]().to_str().encode())
+
+
+@cache
+def shared(path: Path) -> DeltaTokenizer:
+    """A tokenizer.json of the shared data."""
+    return DeltaTokenizer(path.read_bytes())
+
+
+def begin(tokenizer: DeltaTokenizer, form: PromptForm) -> Aligner:
+    return Aligner(tokenizer, tokenizer.prompt(form, QUESTION, max_tokens=1000))
+
+
+def spelled(tokenizer: DeltaTokenizer, tokens: list[int]) -> list[str]:
+    return [tokenizer.vocabulary.names[token] for token in tokens]

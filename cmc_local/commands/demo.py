@@ -10,8 +10,6 @@ import click
 from cmc_local import bundled
 from cmc_local.commands import options
 
-SHOWN_WIDTH = 76
-
 
 @click.command()
 @click.option(
@@ -45,7 +43,8 @@ def command(limit: int, control: Any) -> None:
                     arms["+ forget"] = own
                 for arm, alphas in arms.items():
                     text = model.generate(one.question, GREEDY, alphas=alphas).text
-                    console.print(f"    {arm:<9} {_one_line(text)}", markup=False)
+                    shown_text = _one_line(text, console.width - 15)
+                    console.print(f"    {arm:<9} {shown_text}", markup=False)
     console.print()
     print_table(
         run_examination(questions, limit=limit, control=control, progress=sys.stderr.isatty())
@@ -53,6 +52,6 @@ def command(limit: int, control: Any) -> None:
     console.print("The whole examination: cmc-local eval world", markup=False)
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, width: int) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= SHOWN_WIDTH else line[: SHOWN_WIDTH - 1] + "…"
+    return line if len(line) <= width else line[: width - 1] + "…"

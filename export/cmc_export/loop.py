@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,16 +39,16 @@ Collate = Callable[[Sequence[Any]], Batch]
 FREE_ON_RESUME = ("resume", "threads", "log_every", "save_minutes", "output")
 
 
-class Objective:
+class Objective(ABC):
     """A loss that is a mean over the tokens of a whole optimizer step, given batch by batch."""
 
+    @abstractmethod
     def counts(self, batch: Batch) -> Tensor:
         """How many tokens each of the loss's parts has in this batch, (P,) float."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, model: torch.nn.Module, batch: Batch, counts: Tensor) -> Tensor:
         """This batch's share of the step's loss, () float32; `counts` are those of the step."""
-        raise NotImplementedError
 
 
 class LoopTrainer(Trainer):
