@@ -92,7 +92,7 @@ def _write_file(
     try:
         writer.add_name(folder.resolve().name)
         writer.add_file_type(_FILE_TYPES[type])
-        _add_shape(writer, shape)
+        add_shape(writer, shape)
         add_tokenizer(writer, folder, config, shape.vocabulary)
         for name, tensor in sorted(_named_tensors(folder, shape)):
             _add_tensor(writer, name, tensor, type)
@@ -157,7 +157,7 @@ def _rope_theta(config: dict[str, Any], folder: Path) -> float:
     return float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
 
 
-def _add_shape(writer: gguf.GGUFWriter, shape: LlamaShape) -> None:
+def add_shape(writer: gguf.GGUFWriter, shape: LlamaShape) -> None:
     writer.add_vocab_size(shape.vocabulary)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
