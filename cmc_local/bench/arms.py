@@ -14,11 +14,39 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 Tokens = tuple[int, ...]
+Kind = Literal[
+    "plain",
+    "steered",
+    "serial",
+    "overlapped",
+    "stock",
+    "naive",
+    "plain+guesses",
+    "steered+guesses",
+]
+"""How a passage is written; `steered` is as the runner itself decides, `serial` or overlapped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an arm stands in the table: how it writes, and what."""
+
+    kind: Kind
+    text: str
+    """The name of the text."""
+    context: int
+    """Tokens of the prompt."""
+    sequences: int = 1
+    """How many are written at once."""
+
+    def __str__(self) -> str:
+        many = f" x {self.sequences}" if self.sequences > 1 else ""
+        return f"{self.kind}{many}, {self.text} after {self.context}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +66,7 @@ class Arm(Protocol):
     """One way to write a passage."""
 
     @property
-    def name(self) -> str: ...
+    def place(self) -> Place: ...
 
     def run(self) -> Sample:
         """Go back to the prompt, then write the passage and time it.

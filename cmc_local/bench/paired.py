@@ -19,14 +19,12 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from cmc_local.bench.arms import Arm, Sample
+from cmc_local.bench.arms import Arm, Place, Sample
 from cmc_local.errors import UsageError
 
-ArmT = TypeVar("ArmT", bound=Arm)
-Turn = Callable[[str, int], None]
-"""Told an arm's name and the round that it is about to run, -1 for the warm-up."""
+Turn = Callable[[Place, int], None]
+"""Told which arm is about to run in which round, -1 for the warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +42,21 @@ class Spread:
 
 
 def measure(
-    arms: Sequence[Arm], rounds: int, turn: Turn = lambda _name, _round: None
-) -> dict[str, list[Sample]]:
+    arms: Sequence[Arm], rounds: int, turn: Turn = lambda _place, _round: None
+) -> dict[Place, list[Sample]]:
     """Every arm's sample of each round, the warm-up left out."""
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two arms have one name: {names}")
+    places = [arm.place for arm in arms]
+    if len(set(places)) < len(places):
+        raise ValueError(f"two arms have one place: {', '.join(map(str, places))}")
     if rounds < 1:
         raise UsageError(f"rounds must be at least 1, not {rounds}")
-    samples: dict[str, list[Sample]] = {name: [] for name in names}
+    samples: dict[Place, list[Sample]] = {place: [] for place in places}
     for number in range(-1, rounds):
         for arm in arms if number % 2 == 0 or number < 0 else reversed(arms):
-            turn(arm.name, number)
+            turn(arm.place, number)
             sample = arm.run()
             if number >= 0:
-                samples[arm.name].append(sample)
+                samples[arm.place].append(sample)
     return samples
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from cmc_local.bench import paired
-from cmc_local.bench.arms import Sample
+from cmc_local.bench.arms import Place, Sample
 from cmc_local.bench.paired import Spread
 from cmc_local.errors import UsageError
 
@@ -16,12 +16,12 @@ class Scripted:
     """An arm that takes given seconds for ten tokens, the warm-up's first, and keeps a log."""
 
     def __init__(self, name: str, seconds: Sequence[float], log: list[str] | None = None) -> None:
-        self.name = name
+        self.place = Place("plain", name, 16)
         self._seconds: Iterator[float] = iter(seconds)
         self._log = [] if log is None else log
 
     def run(self) -> Sample:
-        self._log.append(self.name)
+        self._log.append(self.place.text)
         return Sample(next(self._seconds), 10, parts={"decode": 0.5})
 
 
@@ -33,19 +33,18 @@ def test_arms_take_turns_and_every_other_round_runs_backwards() -> None:
     log: list[str] = []
     arms = [Scripted(name, [1.0] * 4, log) for name in "ABC"]
     turns: list[tuple[str, int]] = []
-    paired.measure(arms, 3, lambda name, number: turns.append((name, number)))
+    paired.measure(arms, 3, lambda place, number: turns.append((place.text, number)))
     assert "".join(log) == "ABC" + "ABC" + "CBA" + "ABC"
     assert turns[:4] == [("A", -1), ("B", -1), ("C", -1), ("A", 0)]
 
 
 def test_the_warm_up_is_thrown_away_and_rounds_stay_in_order() -> None:
     found = paired.measure([Scripted("A", [9, 1, 2, 3]), Scripted("B", [9, 4, 5, 6])], 3)
-    assert [one.seconds for one in found["A"]] == [1, 2, 3]
-    assert [one.seconds for one in found["B"]] == [4, 5, 6]
+    assert [[one.seconds for one in arm] for arm in found.values()] == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_two_arms_of_one_name_and_no_rounds_are_refused() -> None:
-    with pytest.raises(ValueError, match="one name"):
+def test_two_arms_of_one_place_and_no_rounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="one place"):
         paired.measure([Scripted("A", []), Scripted("A", [])], 1)
     with pytest.raises(UsageError, match="rounds"):
         paired.measure([Scripted("A", [])], 0)
