@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local import base_library
+from cmc_local.base_batch import Rows, Span
 from cmc_local.base_threads import usable_cores
 from cmc_local.base_vocabulary import vocabulary_of
 from cmc_local.errors import GGUFError, PromptTooLong, UsageError
@@ -38,7 +39,7 @@ USUAL_CONTEXT = 8192
 
 
 class BaseModel:
-    """A GGUF model with one context of `sequences` sequences that share `n_ctx` cache cells."""
+    """A GGUF model with one context of `sequences` sequences, each of up to `n_ctx` tokens."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class BaseModel:
     ) -> None:
         """Load `path`; `context` 0 takes what the model was trained with, at most USUAL_CONTEXT.
 
+        `context` is each sequence's; what several of them have in common takes room once.
         `gpu_layers` -1 puts every layer on a GPU if this build of llama.cpp has one; `threads`
         None takes the physical cores; `kv_type` "f32" is for comparisons, exact and slower.
         Raises GGUFError for a file that cannot be used.
@@ -60,18 +62,20 @@ class BaseModel:
         self.path = Path(path)
         self.batch = batch
         self.sequences = sequences
+        self._gpu_layers = gpu_layers
         self._model = base_library.load(self.path, gpu_layers=gpu_layers)
         self._free = weakref.finalize(self, _free, self._model, None)
         _refuse_other_kinds(self._model, self.path)
         trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
-        context = context or min(trained, USUAL_CONTEXT)
-        params = _context_params(context, batch, threads, sequences, kv_type)
+        context = context or _usual_context(trained, sequences)
+        self._threads = self.prompt_threads = threads or usable_cores()
+        params = _context_params(context, batch, self._threads, sequences, kv_type)
         self._context = self._new_context(params)
         self._free.detach()
         self._free = weakref.finalize(self, _free, self._model, self._context)
         self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._rows = _Rows(batch)
+        self._rows = Rows(batch)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         # llama.cpp rounds the context up to a multiple of 256.
         self.n_ctx = min(context, int(llama_cpp.llama_n_ctx(self._context)))
@@ -85,6 +89,35 @@ class BaseModel:
                 " choose a smaller context"
             )
         return context
+
+    @cached_property
+    def can_roll_back(self) -> bool:
+        """Whether a sequence can be cut anywhere; a recurrent model keeps its last state alone."""
+        self._must_be_open()
+        kinds = (llama_cpp.llama_model_is_recurrent, llama_cpp.llama_model_is_hybrid)
+        return not any(kind(self._model) for kind in kinds)
+
+    @cached_property
+    def identity(self) -> str:
+        """What decides how fast it decodes: file, threads, build of llama.cpp."""
+        status = self.path.stat()
+        build = llama_cpp.llama_print_system_info().decode()
+        return (
+            f"{self.path.name} {status.st_size} {status.st_mtime_ns} {self.prompt_threads} "
+            f"{self._gpu_layers} {llama_cpp.__version__} {build}"
+        )
+
+    @property
+    def threads(self) -> int:
+        """Threads that decode single tokens."""
+        return self._threads
+
+    def set_threads(self, threads: int) -> None:
+        """Decode steps on so many threads from now on; prompts keep all that were given."""
+        self._must_be_open()
+        if threads != self._threads:
+            llama_cpp.llama_set_n_threads(self._context, threads, self.prompt_threads)
+            self._threads = threads
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -141,23 +174,34 @@ class BaseModel:
         Afterwards `logits(-1)` belongs to the last token; with `last_only=False`, for at most
         `batch` tokens, `logits(i)` to token i. Raises PromptTooLong if the context has no room.
         """
-        self._must_be_open()
-        if not len(tokens):
-            raise UsageError("nothing to decode: give at least one token")
-        if start + len(tokens) > self.n_ctx:
-            raise PromptTooLong(_too_long(start + len(tokens), self.n_ctx))
         if not last_only and len(tokens) > self.batch:
             raise UsageError(
                 f"logits of all of {len(tokens)} tokens were asked for:"
                 f" give at most {self.batch} at once"
             )
-        for at in range(0, len(tokens), self.batch):
+        if start + len(tokens) > self.n_ctx:
+            raise PromptTooLong(_too_long(start + len(tokens), self.n_ctx))
+        for at in range(0, max(len(tokens), 1), self.batch):
             chunk = tokens[at : at + self.batch]
             ends = at + len(chunk) == len(tokens)
-            self._rows.fill(chunk, start + at, sequence, all_logits=not last_only, last=ends)
-            self._run_rows(start + at + len(chunk))
+            outputs = None if ends and last_only else range(0 if last_only else len(chunk))
+            self.decode_spans([Span(sequence, start + at, chunk, outputs)])
 
-    def _run_rows(self, end: int) -> None:
+    def decode_spans(self, spans: Sequence[Span]) -> None:
+        """Run the spans of several sequences together, at most `batch` tokens of them.
+
+        Afterwards `logits(i)` belongs to row i of the batch, where that row asked for them.
+        Raises PromptTooLong if a sequence's context, or the cache they share, has no room.
+        """
+        self._must_be_open()
+        if not spans or not all(len(span.tokens) for span in spans):
+            raise UsageError("nothing to decode: give at least one token")
+        if (count := sum(len(span.tokens) for span in spans)) > self.batch:
+            raise UsageError(f"{count} tokens in one batch: give at most {self.batch} at once")
+        end = max(span.end for span in spans)
+        if end > self.n_ctx:
+            raise PromptTooLong(_too_long(end, self.n_ctx))
+        self._rows.fill(spans)
         with_error = llama_cpp.llama_decode(self._context, self._rows.struct)
         if with_error == _CONTEXT_FULL:
             raise PromptTooLong(_too_long(end, self.n_ctx))
@@ -187,6 +231,14 @@ class BaseModel:
         """
         self._must_be_open()
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let `target` begin with the first `length` positions of `source`, and hold no others.
+
+        The two share the memory of what they have in common. Only where `can_roll_back`.
+        """
+        self.clear(target)
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def clear(self, sequence: int) -> None:
         """Forget everything of `sequence`."""
@@ -218,51 +270,17 @@ class BaseModel:
         self.close()
 
 
-class _Rows:
-    """The `llama_batch` of a context, its arrays owned by numpy and filled anew each time."""
-
-    def __init__(self, size: int) -> None:
-        self._tokens = np.zeros(size, np.int32)
-        self._positions = np.zeros(size, np.int32)
-        self._counts = np.ones(size, np.int32)
-        self._sequences = np.zeros(size, np.int32)
-        self._wanted = np.zeros(size, np.int8)
-        first, step = self._sequences.ctypes.data, self._sequences.itemsize
-        pointer = ctypes.POINTER(ctypes.c_int32)
-        self._pointers = (pointer * size)(
-            *(ctypes.cast(first + step * i, pointer) for i in range(size))
-        )
-        self.struct: Any = llama_cpp.llama_batch(
-            n_tokens=0,
-            token=self._tokens.ctypes.data_as(pointer),
-            embd=None,
-            pos=self._positions.ctypes.data_as(pointer),
-            n_seq_id=self._counts.ctypes.data_as(pointer),
-            seq_id=self._pointers,
-            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def fill(
-        self, tokens: Sequence[int], start: int, sequence: int, *, all_logits: bool, last: bool
-    ) -> None:
-        """One sequence's tokens; logits for all rows, for the last one, or for none."""
-        count = len(tokens)
-        self._tokens[:count] = tokens
-        self._positions[:count] = np.arange(start, start + count)
-        self._sequences[:count] = sequence
-        self._wanted[:count] = all_logits
-        self._wanted[count - 1] |= last
-        self.struct.n_tokens = count
+def _usual_context(trained: int, sequences: int) -> int:
+    """Several sequences divide the usual cache, down to a quarter of it for each."""
+    return min(trained, max(USUAL_CONTEXT // sequences, USUAL_CONTEXT // 4))
 
 
-def _context_params(
-    context: int, batch: int, threads: int | None, sequences: int, kv_type: str
-) -> Any:
+def _context_params(context: int, batch: int, threads: int, sequences: int, kv_type: str) -> Any:
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = context
+    params.n_ctx = context * sequences
     params.n_batch = params.n_ubatch = batch
     params.n_outputs_max = params.n_outputs_max_per_seq = 0
-    params.n_threads = params.n_threads_batch = threads or usable_cores()
+    params.n_threads = params.n_threads_batch = threads
     params.n_seq_max = sequences
     params.kv_unified = True  # otherwise a partial copy between sequences aborts the process
     params.type_k = params.type_v = _KV_TYPES[kv_type]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+_MOST_DELTA_THREADS: Final = 4
 
 
 def usable_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
@@ -23,3 +26,13 @@ def usable_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
     except OSError:
         return max(1, len(processors))
     return max(1, len(cores))
+
+
+def usual_delta_threads(base_threads: int) -> int:
+    """Threads of a delta beside a base model of so many: the cores that one leaves, or all.
+
+    Where the base takes every core the two most often take turns, and a delta gains little from
+    more than a few.
+    """
+    cores = usable_cores()
+    return min(cores - base_threads if base_threads < cores else cores, _MOST_DELTA_THREADS)

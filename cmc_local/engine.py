@@ -1,116 +1,66 @@
-"""Sequences in flight, and the step that takes each of them one token further.
+"""Sequences in flight, and the step that takes all of them further at once.
 
-One step of a run (DESIGN.md, "One step of the runner"):
+One step (DESIGN.md, "One step of the runner"):
 
-    worker thread    | align the new token, run the deltas   |
-    calling thread   | llama_decode of the same token        | add the shifts | sample
+    worker thread    align the new tokens, run the deltas,
+                     all rows of an adapter together
+    calling thread   one llama_decode: a token of each        add the shifts to each row,
+                     reply, some prompt (`layout.py`)         sample it
 
 A *slot* is a conversation's place in both models' caches and outlives its runs, so that the next
 turn decodes only what is new. A *run* is one reply: what is still to decode, which steerings act
-and how strongly, and who chooses the next token. Knows token ids and logits; text, prompts and stop
-texts are `steered.py`'s business. One run at a time is decoded for now, though `step` takes many.
+and how strongly, who chooses the next token, and perhaps who guesses the tokens after it
+(`speculation.py`). Knows token ids and logits; text, prompts and stop texts are `steered.py`'s
+business. Belongs to one thread at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from cmc_local.control import add_shifts
 from cmc_local.errors import UsageError
-from cmc_local.steering import ActiveSteering, Steering, add_shifts, common_prefix
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.layout import Part, lay_out, share_prompt
+from cmc_local.pacing import Pace
+from cmc_local.runs import Base, Chooser, Run, Slot, StepTimes, Timings
+from cmc_local.settings import Overlap
+from cmc_local.speculation import NEVER, PromptLookup, RowCosts
+from cmc_local.steering import ActiveSteering, advance, common_prefix
 
+__all__ = ["Base", "Chooser", "Engine", "Run", "Slot", "StepTimes", "Timings"]
 
-class Base(Protocol):
-    """What the engine asks of a base model; `BaseModel` is one, tests have a fake."""
-
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-    @property
-    def n_ctx(self) -> int: ...
-    def decode(self, tokens: Sequence[int], *, start: int, sequence: int = 0) -> None: ...
-    def logits(self, i: int = -1) -> NDArray[np.float32]: ...
-    def truncate(self, sequence: int, length: int) -> bool: ...
-    def clear(self, sequence: int) -> None: ...
-
-
-class Chooser(Protocol):
-    """Chooses the next token from the base model's logits, the shifts already added."""
-
-    def sample(self, i: int = -1) -> int: ...
-
-
-@dataclass
-class Timings:
-    """What a reply cost; seconds of wall clock. The deltas' time overlaps the base's."""
-
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    """Prompt tokens that were still in the base model's cache."""
-    generated_tokens: int = 0
-    prompt_seconds: float = 0.0
-    """Decoding the prompt with the base model."""
-    decode_seconds: float = 0.0
-    """Decoding the reply with the base model."""
-    delta_seconds: float = 0.0
-    """Aligning and running the deltas, in their own thread."""
-    wait_seconds: float = 0.0
-    """Waiting for the deltas after the base model was done."""
-    map_seconds: float = 0.0
-    """Mapping the shifts and adding them."""
-    sample_seconds: float = 0.0
-    total_seconds: float = 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Generated tokens per second, the prompt's time aside."""
-        seconds = self.total_seconds - self.prompt_seconds
-        return self.generated_tokens / seconds if seconds > 0 else 0.0
-
-
-@dataclass
-class Slot:
-    """A conversation's place: a sequence of the base model, and a steering for each adapter."""
-
-    sequence: int
-    steerings: tuple[Steering, ...] = ()
-    cached: list[int] = field(default_factory=list)
-    """The tokens that the base model's cache holds."""
-    stale: bool = False
-    """After an error nobody knows what the caches hold: the next run starts anew."""
-    run: Run | None = None
-    """The run that owns the caches now."""
-
-
-@dataclass
-class Run:
-    """One reply under way."""
-
-    slot: Slot
-    chooser: Chooser
-    active: tuple[ActiveSteering, ...]
-    pending: list[int]
-    """Tokens to decode next: the prompt, later the one token chosen last."""
-    work: Callable[[], None] | None
-    """What the deltas have to do for the pending tokens."""
-    job: Future[None] | None = None
-    timings: Timings = field(default_factory=Timings)
+_WAYS: dict[Overlap, tuple[bool, ...]] = {"on": (True,), "off": (False,), "auto": (True, False)}
 
 
 class Engine:
     """Steps runs on one base model; owns the worker thread of the deltas."""
 
-    def __init__(self, base: Base, *, batch: int = 512, overlap: bool = True) -> None:
+    def __init__(
+        self,
+        base: Base,
+        *,
+        batch: int = 512,
+        overlap: Overlap = "auto",
+        costs: RowCosts = NEVER,
+    ) -> None:
+        """`batch` bounds the tokens of one decode; `costs` says what rows of the base cost."""
         self.base = base
+        self.times = StepTimes()
+        """Over all steps so far."""
+        self.costs = costs
         self._batch = batch
-        self._overlap = overlap
+        self._ways = _WAYS[overlap]
+        self._paces: dict[int, Pace[bool]] = {}
+        self._rolls_back = base.can_roll_back
+        self._slots: list[Slot] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cmc-delta")
+        self._last_job: Future[None] | None = None
+
+    def overlaps(self, rows: int = 1) -> bool | None:
+        """Whether steps of so many steered replies overlap; None while that is being tried out."""
+        return self._pace(rows).settled
 
     def begin(
         self,
@@ -118,24 +68,38 @@ class Engine:
         prompt: Sequence[int],
         chooser: Chooser,
         active: Sequence[ActiveSteering] = (),
+        *,
+        guesser: PromptLookup | None = None,
     ) -> Run:
-        """A run that continues `prompt`; whatever the slot's caches share with it is kept."""
+        """A run that continues `prompt`; whatever the slot's caches share with it is kept.
+
+        With a `guesser`, which must know the prompt, one step may choose several tokens.
+        """
         if not prompt:
             raise UsageError("the prompt is empty: give at least one token of text")
-        self._take_over(slot)
+        if not any(known is slot for known in self._slots):
+            self._slots.append(slot)
+        self.end(slot)
         kept = self._rewind(slot, prompt)
-        run = Run(slot, chooser, tuple(active), list(prompt[kept:]), _begin_all(active))
+        run = Run(slot, chooser, tuple(active), tuple(prompt), list(prompt[kept:]), guesser)
         run.timings.prompt_tokens = len(prompt)
         run.timings.reused_tokens = kept
         slot.run = run
         return run
 
+    def end(self, slot: Slot) -> None:
+        """End the slot's run; the caches stay for what may continue them."""
+        last, slot.run = slot.run, None
+        if last is not None and last.job is not None:  # left with the deltas at work
+            wait([last.job])
+            slot.stale = slot.stale or last.job.exception() is not None
+
     def has_room(self, run: Run) -> bool:
         """Whether the base model's context takes the pending tokens."""
         return len(run.slot.cached) + len(run.pending) <= self.base.n_ctx
 
-    def step(self, runs: Sequence[Run]) -> list[int | None]:
-        """The token that each run chose; None where part of the prompt is still to decode.
+    def step(self, runs: Sequence[Run]) -> list[list[int]]:
+        """The tokens that each run chose; none where part of its prompt is still to decode.
 
         An error in either model ends all the runs with that error: no token is ever chosen
         from logits that miss a shift.
@@ -143,26 +107,36 @@ class Engine:
         for run in runs:
             if run.slot.run is not run:
                 raise UsageError("another reply took this one's place: begin it anew")
+        before = perf_counter()
         try:
-            for run in runs:
-                self._submit(run)
-            return [self._advance(run) for run in runs]
+            parts = self._lay_out(runs)
+            pace = self._pace(sum(bool(part.run.active) for part in parts))
+            overlap = pace.take()
+            self._submit(parts, overlap)
+            self._decode(parts)
+            chosen = {id(part.run): self._finish(part) for part in parts}
         except BaseException:
             for run in runs:
                 run.slot.stale, run.slot.run = True, None
             wait([run.job for run in runs if run.job is not None])
             raise
+        seconds = perf_counter() - before
+        self.times.total_seconds += seconds
+        if all(len(part.tokens) == 1 and not part.guesses for part in parts):
+            pace.took(overlap, seconds)
+        return [chosen.get(id(run), []) for run in runs]
 
     def close(self) -> None:
         """End the worker thread; what it is doing is finished first."""
         self._worker.shutdown(wait=True)
 
-    def _take_over(self, slot: Slot) -> None:
-        """End the slot's last run, which may have been left with the deltas at work."""
-        last, slot.run = slot.run, None
-        if last is not None and last.job is not None:
-            wait([last.job])
-            slot.stale = slot.stale or last.job.exception() is not None
+    # --- the parts of a step -------------------------------------------------------------------
+
+    def _pace(self, steered: int) -> Pace[bool]:
+        """The pace of steps of so many steered replies."""
+        if steered not in self._paces:
+            self._paces[steered] = Pace(self._ways if steered else (False,))
+        return self._paces[steered]
 
     def _rewind(self, slot: Slot, prompt: Sequence[int]) -> int:
         """Cut the base's cache back to what it shares with the prompt; the length kept.
@@ -173,7 +147,7 @@ class Engine:
             self.base.clear(slot.sequence)
             slot.cached.clear()
             for steering in slot.steerings:
-                steering.forget()
+                steering.stale = True
             slot.stale = False
         kept = min(common_prefix(slot.cached, prompt), len(prompt) - 1)
         if kept < len(slot.cached) and not self.base.truncate(slot.sequence, kept):
@@ -182,76 +156,146 @@ class Engine:
         del slot.cached[kept:]
         return kept
 
-    def _submit(self, run: Run) -> None:
-        """Give the deltas' work to the worker thread, if there is any."""
-        if run.work is None or not run.active:
-            run.work = None
-            return
-        work, run.work = _timed(run.work, run.timings), None
-        if self._overlap:
-            run.job = self._worker.submit(work)
-        else:
+    def _lay_out(self, runs: Sequence[Run]) -> list[Part]:
+        if self._rolls_back:
+            for run in runs:
+                share_prompt(self.base, run, self._slots)
+        return lay_out(
+            self.base, runs, batch=self._batch, costs=self.costs, guessing=self._rolls_back
+        )
+
+    def _submit(self, parts: Sequence[Part], overlap: bool) -> None:
+        """Give the deltas' work to the worker thread, or do it at once."""
+        told: list[Part] = []
+        for part in parts:
+            run = part.run
+            if not run.active:
+                continue
+            if not run.begun:
+                run.begun = True
+                self._start([run], _begun(run.active), overlap)
+            elif part.finishes and run.untold is not None:
+                told.append(part)
+        if told:
+            self._start([part.run for part in told], self._told(told), overlap)
+
+    def _told(self, parts: Sequence[Part]) -> Callable[[], None]:
+        """The work of telling the deltas what was chosen, and what is guessed to follow."""
+        texts = self.base.vocabulary.tokens
+        plans = []
+        for part in parts:
+            run = part.run
+            assert run.untold is not None
+            pieces = [texts[run.untold], *(texts[token] for token in part.guesses)]
+            plans += [(one.steering, pieces, run.kept) for one in run.active]
+            run.untold = None
+
+        def work() -> None:
+            for steering, pieces, kept in plans:
+                steering.plan(pieces, kept=kept)
+            advance([steering for steering, _, _ in plans])
+
+        return work
+
+    def _start(self, runs: Sequence[Run], work: Callable[[], None], overlap: bool) -> None:
+        def timed() -> None:
+            begun = perf_counter()
             work()
+            spent = perf_counter() - begun
+            for times in (self.times, *(run.timings for run in runs)):
+                times.delta_seconds += spent
 
-    def _advance(self, run: Run) -> int | None:
-        slot, timings = run.slot, run.timings
-        chunk = run.pending[: self._batch]
+        if not overlap:
+            if self._last_job is not None:  # one thread at a time has the deltas
+                wait([self._last_job])
+            timed()
+            return
+        self._last_job = self._worker.submit(timed)
+        for run in runs:
+            run.job = self._last_job
+
+    def _decode(self, parts: Sequence[Part]) -> None:
         begun = perf_counter()
-        self.base.decode(chunk, start=len(slot.cached), sequence=slot.sequence)
+        self.base.decode_spans([part.span() for part in parts])
         spent = perf_counter() - begun
-        if timings.generated_tokens:
-            timings.decode_seconds += spent
-        else:
-            timings.prompt_seconds += spent
-        slot.cached.extend(chunk)
-        del run.pending[: len(chunk)]
-        if run.pending:
-            return None
-        self._add_shifts(run)
-        return self._choose(run)
+        for part in parts:
+            if part.run.timings.generated_tokens:
+                part.run.timings.decode_seconds += spent
+            else:
+                part.run.timings.prompt_seconds += spent
+        if any(part.run.timings.generated_tokens for part in parts):
+            self.times.decode_seconds += spent
 
-    def _add_shifts(self, run: Run) -> None:
-        if not run.active:
+    def _finish(self, part: Part) -> list[int]:
+        """Book what was decoded; choose the next token, and one more for each right guess."""
+        run, slot = part.run, part.run.slot
+        decoded = len(slot.cached) + part.rows
+        finishes = part.finishes
+        slot.cached.extend(part.tokens)
+        del run.pending[: len(part.tokens)]
+        if not finishes:
+            return []
+        chosen = self._choose(part)
+        slot.cached.extend(part.guesses[: len(chosen) - 1])
+        run.pending.append(chosen[-1])
+        run.untold, run.kept = chosen[-1], len(chosen)
+        run.timings.generated_tokens += len(chosen)
+        run.timings.guessed_tokens += len(chosen) - 1
+        if run.guesser is not None:
+            run.guesser.came_true(len(part.guesses), len(chosen) - 1)
+            run.guesser.extend(chosen)
+        if decoded > len(slot.cached):
+            self._take_back(run)
+        return chosen
+
+    def _choose(self, part: Part) -> list[int]:
+        run = part.run
+        self._await_deltas(run)
+        places = min((len(one.steering.places) for one in run.active), default=part.rows)
+        first = part.first_row + len(part.tokens) - 1
+        chosen: list[int] = []
+        for draft, guess in enumerate([*part.guesses, None]):
+            if draft == places:  # the deltas did not follow the guesses that far
+                break
+            mapped = perf_counter()
+            if run.active:
+                shifts = [one.shift(draft) for one in run.active]
+                add_shifts(self.base.logits(first + draft), shifts)
+            begun = perf_counter()
+            chosen.append(run.chooser.sample(first + draft))
+            ended = perf_counter()
+            for times in (self.times, run.timings):
+                times.map_seconds += begun - mapped
+                times.sample_seconds += ended - begun
+            if chosen[-1] != guess:
+                break
+        return chosen
+
+    def _await_deltas(self, run: Run) -> None:
+        if run.job is None:
             return
         begun = perf_counter()
-        if run.job is not None:
-            run.job.result()
-            run.job = None
-        ready = perf_counter()
-        add_shifts(self.base.logits(-1), run.active)
-        run.timings.wait_seconds += ready - begun
-        run.timings.map_seconds += perf_counter() - ready
+        run.job.result()
+        run.job = None
+        spent = perf_counter() - begun
+        for times in (self.times, run.timings):
+            times.wait_seconds += spent
 
-    def _choose(self, run: Run) -> int:
-        begun = perf_counter()
-        token = run.chooser.sample(-1)
-        run.timings.sample_seconds += perf_counter() - begun
-        run.timings.generated_tokens += 1
-        run.pending.append(token)
-        run.work = _push_all(run.active, self.base.vocabulary.tokens[token])
-        return token
+    def _take_back(self, run: Run) -> None:
+        """Let the base forget guesses that were wrong, and rows that were none."""
+        slot = run.slot
+        if self.base.truncate(slot.sequence, len(slot.cached)):
+            return
+        # A model that keeps its last state alone: decode the sequence again, and guess no more.
+        self._rolls_back = False
+        self.base.clear(slot.sequence)
+        run.pending[:0] = slot.cached
+        slot.cached.clear()
 
 
-def _begin_all(active: Sequence[ActiveSteering]) -> Callable[[], None]:
+def _begun(active: Sequence[ActiveSteering]) -> Callable[[], None]:
     def work() -> None:
         for one in active:
             one.steering.begin(one.prompt)
 
     return work
-
-
-def _push_all(active: Sequence[ActiveSteering], data: bytes) -> Callable[[], None]:
-    def work() -> None:
-        for one in active:
-            one.steering.push(data)
-
-    return work
-
-
-def _timed(work: Callable[[], None], timings: Timings) -> Callable[[], None]:
-    def timed() -> None:
-        begun = perf_counter()
-        work()
-        timings.delta_seconds += perf_counter() - begun
-
-    return timed

@@ -1,11 +1,11 @@
-"""An adapter made ready for one base model: its delta, its map, its place on the sequence."""
+"""An adapter made ready for one base model: its delta, its map, its place on each sequence."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cmc_local import adapter as adapter_folder
 from cmc_local import token_map
@@ -13,12 +13,12 @@ from cmc_local.alignment import DeltaPrompt, DeltaTokenizer
 from cmc_local.control import MappedShift
 from cmc_local.mid_token import MidToken
 from cmc_local.prompts import Message, PromptForm, Turns
+from cmc_local.row_costs import delta_costs
 from cmc_local.settings import Control
+from cmc_local.shift_source import ShiftSource
+from cmc_local.speculation import FREE, RowCosts
 from cmc_local.steering import Steering
 from cmc_local.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from cmc_local.delta import ShiftSource  # without loading ONNX Runtime
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,11 @@ class LoadedAdapter:
     turns: Turns
     tokenizer: DeltaTokenizer
     source: ShiftSource
-    steering: Steering
+    steerings: tuple[Steering, ...]
+    """One for each of the base model's sequences."""
     mapped: MappedShift
+    costs: RowCosts = FREE
+    """What rows of the delta cost."""
 
     def prompt(self, messages: Sequence[Message]) -> DeltaPrompt:
         """The delta's prompt: at most half of its context."""
@@ -50,16 +53,24 @@ class AdapterLoader:
     control: Control
     device: str = "auto"
     threads: int = 1
+    sequences: int = 1
+    guessing: bool = False
+    """Whether it matters what rows of the delta cost."""
 
     def __call__(self, folder: str | Path) -> LoadedAdapter:
         """Load an adapter folder; AdapterError where it cannot be used."""
         from cmc_local.delta import OnnxDelta
 
         adapter = adapter_folder.load(folder)
-        source = OnnxDelta(adapter, device=self.device, threads=self.threads)
+        source = OnnxDelta(adapter, device=self.device, threads=self.threads, slots=self.sequences)
         tokenizer = DeltaTokenizer(adapter.tokenizer_json)
         settings = adapter.settings
-        return ready(
+        costs = FREE
+        if self.guessing:
+            files = sorted(settings.files.items())
+            how = f"{source.precision} {source.device} {self.threads} {platform.processor()}"
+            costs = delta_costs(source, f"{files} {how}")
+        made = ready(
             source,
             tokenizer,
             self.base,
@@ -69,6 +80,7 @@ class AdapterLoader:
             form=settings.prompt,
             turns=settings.turns,
         )
+        return replace(made, costs=costs)
 
 
 def ready(
@@ -83,7 +95,7 @@ def ready(
     turns: Turns = "all",
     cache_dir: Path | None = None,
 ) -> LoadedAdapter:
-    """Any shift source made ready for a base vocabulary, on slot 0."""
+    """Any shift source made ready for a base vocabulary, its slots one sequence each."""
     found = token_map.load_or_build(
         base,
         source.vocabulary,
@@ -95,5 +107,8 @@ def ready(
     mapped = MappedShift(found, control)
     joins = control.mid_token == "join"
     mid_token = MidToken(base, source.vocabulary) if joins else None
-    steering = Steering(source, tokenizer, mid_token)
-    return LoadedAdapter(name, alpha, form, turns, tokenizer, source, steering, mapped)
+    slots = range(source.slots)
+    steerings = tuple(Steering(source, tokenizer, mid_token, slot=slot) for slot in slots)
+    for steering in steerings:
+        steering.peers = steerings
+    return LoadedAdapter(name, alpha, form, turns, tokenizer, source, steerings, mapped)

@@ -8,7 +8,7 @@ Knows no prompts and no adapters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
@@ -19,7 +19,7 @@ from cmc_local.engine import Base, Engine, Run, Timings
 from cmc_local.errors import PromptTooLong
 from cmc_local.settings import Sampling
 from cmc_local.text_stream import TextStream
-from cmc_local.vocabulary import Role
+from cmc_local.vocabulary import Role, Vocabulary
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -80,43 +80,66 @@ def completion(pieces: Iterable[Piece]) -> Completion:
     )
 
 
+class Reply:
+    """One reply as it comes: takes what its run chose, gives what may be shown."""
+
+    def __init__(self, run: Run, vocabulary: Vocabulary, sampling: Sampling) -> None:
+        self.run = run
+        self.reason: FinishReason | None = None
+        """Why it ended; None while it goes on."""
+        self._vocabulary = vocabulary
+        self._most = sampling.max_tokens
+        self._stream = TextStream(sampling.stop)
+        self._count = 0
+        self._tokens: list[int] = []  # whose text is held back
+
+    def take(self, chosen: Sequence[int]) -> Piece | None:
+        """The text that these tokens set free, up to the one that ends the reply."""
+        text = ""
+        for token in chosen:
+            if self._vocabulary.roles[token] == Role.EOS:
+                self.reason = "stop"
+                break
+            self._count += 1
+            self._tokens.append(token)
+            text += self._stream.push(self._vocabulary.tokens[token])
+            if self._stream.stopped:
+                self.reason = "stop"
+                break
+            if self._count >= self._most:
+                self.reason = "length"
+                break
+        if not text:
+            return None
+        piece = Piece(text, tuple(self._tokens))
+        self._tokens.clear()
+        return piece
+
+    def last(self, reason: FinishReason | None = None) -> Piece:
+        """The piece that ends the reply, for `reason` if it had none of its own."""
+        self.reason = self.reason or reason
+        timings = replace(self.run.timings, generated_tokens=self._count)
+        return Piece(self._stream.finish(), tuple(self._tokens), self.reason, timings)
+
+
 def reply(
     engine: Engine, run: Run, sampling: Sampling, cancelled: Callable[[], bool] | None = None
 ) -> Iterator[Piece]:
     """Step a run until it ends: by the model, a stop text, a limit or `cancelled()`."""
-    stream = TextStream(sampling.stop)
-    tokens: list[int] = []
+    state = Reply(run, engine.base.vocabulary, sampling)
     reason: FinishReason | None = None
-    while reason is None:
+    while state.reason is None and reason is None:
         if cancelled is not None and cancelled():
             reason = "cancelled"
         elif not engine.has_room(run):
             reason = "length"
         else:
-            reason, text = _one_step(engine, run, stream, tokens, sampling.max_tokens)
-            if text:
-                yield Piece(text, tuple(tokens))
-                tokens.clear()
-    yield Piece(stream.finish(), tuple(tokens), reason, run.timings)
-
-
-def _one_step(
-    engine: Engine, run: Run, stream: TextStream, tokens: list[int], max_tokens: int
-) -> tuple[FinishReason | None, str]:
-    """Why the reply ends here, if it does, and the text that is free to show."""
-    begun = perf_counter()
-    token = engine.step([run])[0]
-    run.timings.total_seconds += perf_counter() - begun
-    if token is None:  # the prompt is longer than one batch
-        return None, ""
-    vocabulary = engine.base.vocabulary
-    if vocabulary.roles[token] == Role.EOS:
-        return "stop", ""
-    tokens.append(token)
-    text = stream.push(vocabulary.tokens[token])
-    if stream.stopped:
-        return "stop", text
-    return ("length" if run.timings.generated_tokens >= max_tokens else None), text
+            begun = perf_counter()
+            chosen = engine.step([run])[0]
+            run.timings.total_seconds += perf_counter() - begun
+            if (piece := state.take(chosen)) is not None:
+                yield piece
+    yield state.last(reason)
 
 
 def score(engine: Engine, run: Run, forced: Forced) -> Score:

@@ -13,6 +13,10 @@ from cmc_local.errors import UsageError
 Unmapped = Literal["neutral", "zero"]
 Fallback = Literal["first-piece", "none"]
 MidToken = Literal["join", "off"]
+Overlap = Literal["auto", "on", "off"]
+Speculate = Literal["auto", "on", "off"]
+MOST_PARALLEL = 256
+"""Sequences that llama.cpp holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +85,19 @@ class Limits:
     context: int = 0
     """The base model's context in tokens; 0 takes what it was trained with, at most 8,192."""
     batch: int = 512
-    """Prompt tokens that one `llama_decode` takes."""
+    """Tokens that one `llama_decode` takes."""
+    parallel: int = 1
+    """Replies that are written at once; each has a context of its own."""
 
     def __post_init__(self) -> None:
         _at_least("context", self.context, 0)
         _at_least("batch", self.batch, 1)
+        _between("parallel", self.parallel, 1, MOST_PARALLEL)
+        if self.batch < self.parallel:
+            raise UsageError(
+                f"a batch of {self.batch} tokens has no row for each of {self.parallel} replies: "
+                "give a larger batch"
+            )
 
 
 def _at_least(name: str, value: float, low: float) -> None:

@@ -4,14 +4,15 @@
        `-------> delta_tokenizer.py -> delta prompts -+-> engine.py --> tokens
     Piece, Completion <-- replies.py (whole characters, stop texts) <---'
 
-One reply at a time for now: the model holds one slot, whose caches live on from turn to turn.
+`stream` and `chat` write one reply at a time, whose caches live on from turn to turn;
+`generate_many` writes `Limits.parallel` of them at once (`batching.py`).
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Protocol, Self
 
 from cmc_local.base_model import BaseModel
 from cmc_local.base_sampler import NativeSampler
+from cmc_local.base_threads import usual_delta_threads
+from cmc_local.batching import Acting, Batch, Request, Sampler
 from cmc_local.conversation import (
     Asking,
     BasePrompt,
@@ -29,13 +32,14 @@ from cmc_local.conversation import (
     continuation_tokens,
     fit,
 )
-from cmc_local.engine import Base, Chooser, Engine, Slot
+from cmc_local.engine import Base, Engine, Slot
 from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.prompts import Message
 from cmc_local.replies import Completion, Forced, Piece, Score, completion, reply, score
-from cmc_local.settings import Control, Limits, Sampling
-from cmc_local.steering import ActiveSteering
+from cmc_local.row_costs import base_costs
+from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
+from cmc_local.speculation import ALWAYS, NEVER, RowCosts
 
 __all__ = ["Completion", "Piece", "Score", "SteeredModel"]
 
@@ -45,12 +49,6 @@ Alphas = float | Mapping[str, float]
 """One strength for every adapter, or by name; an adapter that is not named keeps its own."""
 AdapterLike = str | Path | tuple[str | Path, float | None]
 """A folder, or (folder, alpha); alpha None is the adapter's own."""
-
-
-class Sampler(Chooser, Protocol):
-    """A native sampler chain."""
-
-    def close(self) -> None: ...
 
 
 class BaseWithText(Base, TextModel, Protocol):
@@ -69,16 +67,19 @@ class SteeredModel:
         *,
         loader: Callable[[str | Path], LoadedAdapter] | None = None,
         limits: Limits | None = None,
-        overlap: bool = True,
+        overlap: Overlap = "auto",
+        costs: RowCosts = NEVER,
     ) -> None:
-        """From parts; `load` is the usual way."""
+        """From parts; `load` is the usual way. `costs` are the base's, by which it guesses."""
+        limits = limits or Limits()
         self.base = base
         self.adapters: dict[str, LoadedAdapter] = {}
         self._alphas: dict[str, float] = {}
         self._make_sampler = make_sampler
         self._loader = loader
-        self._engine = Engine(base, batch=(limits or Limits()).batch, overlap=overlap)
-        self._slot = Slot(0)
+        self._engine = Engine(base, batch=limits.batch, overlap=overlap, costs=costs)
+        self._slots = tuple(Slot(sequence) for sequence in range(limits.parallel))
+        self._guesses = costs is not NEVER
         self._busy = threading.Lock()
         self._busy_thread: int | None = None
 
@@ -94,8 +95,14 @@ class SteeredModel:
         gpu_layers: int = -1,
         threads: int | None = None,
         delta_threads: int | None = None,
+        overlap: Overlap = "auto",
+        speculate: Speculate = "auto",
     ) -> SteeredModel:
-        """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha)."""
+        """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha).
+
+        `overlap` runs the deltas beside the base model, `auto` if that is found faster;
+        `speculate` checks guessed tokens several at once, `auto` where the rows cost little.
+        """
         limits = limits or Limits()
         base = BaseModel(
             gguf,
@@ -103,11 +110,19 @@ class SteeredModel:
             batch=limits.batch,
             gpu_layers=gpu_layers,
             threads=threads,
+            sequences=limits.parallel,
         )
         loader = AdapterLoader(
-            base.vocabulary, control or Control(), device=delta_device, threads=delta_threads or 1
+            base.vocabulary,
+            control or Control(),
+            device=delta_device,
+            threads=delta_threads or usual_delta_threads(base.threads),
+            sequences=limits.parallel,
+            guessing=speculate == "auto",
         )
-        model = cls(base, partial(NativeSampler, base), loader=loader, limits=limits)
+        costs = {"off": NEVER, "on": ALWAYS}.get(speculate) or base_costs(base, base.identity)
+        make_sampler = partial(NativeSampler, base)
+        model = cls(base, make_sampler, loader=loader, limits=limits, overlap=overlap, costs=costs)
         try:
             for one in adapters:
                 model.add(*one) if isinstance(one, tuple) else model.add(one)
@@ -130,7 +145,8 @@ class SteeredModel:
             name = f"{adapter.name}-{number}"
         self.adapters[name] = adapter
         self.set_alpha(name, adapter.alpha if alpha is None else alpha)
-        self._slot.steerings = tuple(one.steering for one in self.adapters.values())
+        for slot in self._slots:
+            slot.steerings = tuple(one.steerings[slot.sequence] for one in self.adapters.values())
         return name
 
     @property
@@ -176,26 +192,59 @@ class SteeredModel:
         """The reply as it comes; `cancelled` is asked before every step and ends it when true."""
         sampling = sampling or Sampling()
         messages = as_messages(prompt)
-        active = self._active(messages, alphas)
-        fitted = self._fit(messages, base_prompt, min(sampling.max_tokens, self.base.n_ctx // 4))
-        return self._stream(fitted, active, sampling, cancelled)
+        request, fitted = self._request(messages, sampling, alphas, base_prompt)
+        return self._stream(request, fitted, cancelled)
 
     def _stream(
-        self,
-        fitted: Fitted,
-        active: Sequence[ActiveSteering],
-        sampling: Sampling,
-        cancelled: Callable[[], bool] | None,
+        self, request: Request, fitted: Fitted, cancelled: Callable[[], bool] | None
     ) -> Iterator[Piece]:
         with self._alone():
             if fitted.dropped:
                 yield Piece("", notice=_dropped(fitted.dropped))
-            sampler = self._make_sampler(sampling)
+            sampler = self._make_sampler(request.sampling)
             try:
-                run = self._engine.begin(self._slot, fitted.tokens, sampler, active)
-                yield from reply(self._engine, run, sampling, cancelled)
+                run = request.begin(self._engine, self._slots[0], sampler)
+                yield from reply(self._engine, run, request.sampling, cancelled)
             finally:
                 sampler.close()
+
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        sampling: Sampling | None = None,
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        """The replies to many prompts, `Limits.parallel` at once; (its number, reply) as they end.
+
+        Prompts are taken from the iterable as slots become free.
+        """
+        sampling = sampling or Sampling()
+        with self._alone():
+            batch = Batch(self._engine, self._slots, self._make_sampler)
+            numbered = enumerate(prompts)
+            pieces: dict[int, list[Piece]] = {}
+            try:
+                while True:
+                    while batch.active + batch.waiting < len(self._slots):
+                        number, prompt = next(numbered, (-1, None))
+                        if prompt is None:
+                            break
+                        request, fitted = self._request(
+                            as_messages(prompt), sampling, alphas, base_prompt
+                        )
+                        assert batch.submit(request) == number
+                        dropped = [Piece("", notice=_dropped(fitted.dropped))]
+                        pieces[number] = dropped if fitted.dropped else []
+                    if not pieces:
+                        return
+                    for number, piece in batch.step():
+                        pieces[number].append(piece)
+                        if piece.finish_reason is not None:
+                            yield number, completion(pieces.pop(number))
+            finally:
+                batch.clear()
 
     def score(
         self,
@@ -207,7 +256,6 @@ class SteeredModel:
     ) -> Score:
         """Log-probabilities of a continuation of the prompt, token by token, after the shift."""
         messages = as_messages(prompt)
-        active = self._active(messages, alphas)
         fitted = self._fit(messages, base_prompt, 1)
         tokens = (
             continuation_tokens(self.base, fitted.prompt, fitted.tokens, continuation)
@@ -218,14 +266,15 @@ class SteeredModel:
             raise UsageError("the continuation is empty: give at least one token of text")
         with self._alone():
             forced = Forced(self.base, tokens)
-            run = self._engine.begin(self._slot, fitted.tokens, forced, active)
-            return score(self._engine, run, forced)
+            request = Request(fitted.tokens, self._acting(messages, alphas), Sampling())
+            return score(self._engine, request.begin(self._engine, self._slots[0], forced), forced)
 
     def close(self) -> None:
         """Free the models; a reply under way ends with an error."""
         self._engine.close()
         self.adapters.clear()
-        self._slot.steerings = ()
+        for slot in self._slots:
+            slot.steerings = ()
         self.base.close()
 
     def __enter__(self) -> Self:
@@ -254,13 +303,22 @@ class SteeredModel:
             return choose_asking(self.base, base_prompt, None)
         return choose_asking(self.base, base_prompt, first.form, first.turns)
 
-    def _active(
-        self, messages: Sequence[Message], alphas: Alphas | None
-    ) -> tuple[ActiveSteering, ...]:
+    def _request(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        alphas: Alphas | None,
+        base_prompt: BasePrompt | None,
+    ) -> tuple[Request, Fitted]:
+        acting = self._acting(messages, alphas)
+        fitted = self._fit(messages, base_prompt, min(sampling.max_tokens, self.base.n_ctx // 4))
+        return Request(fitted.tokens, acting, sampling, self._guesses), fitted
+
+    def _acting(self, messages: Sequence[Message], alphas: Alphas | None) -> tuple[Acting, ...]:
         """The adapters that act on a request; one of strength 0 is not even run."""
         chosen = self._strengths(alphas)
         return tuple(
-            ActiveSteering(adapter.steering, adapter.mapped, chosen[name], adapter.prompt(messages))
+            Acting(adapter, chosen[name], adapter.prompt(messages))
             for name, adapter in self.adapters.items()
             if chosen[name] != 0.0
         )

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cmc_local.base_batch import Span
 from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.loaded_adapter import LoadedAdapter, ready
 from cmc_local.prompts import PromptForm
 from cmc_local.settings import Control, Sampling
+from cmc_local.shift_source import Feed
 from cmc_local.vocabulary import Role, Vocabulary
 
 END, A, B, AB, NEWLINE = range(5)
@@ -91,11 +93,16 @@ class FakeBase:
         self.rule = rule
         self.cache: dict[int, list[int]] = {}
         self.decoded: list[tuple[int, ...]] = []
-        """What each decode was given."""
+        """What each sequence was given in each decode."""
+        self.batches: list[tuple[int, ...]] = []
+        """How many tokens each sequence was given, decode by decode."""
+        self.copied: list[tuple[int, int, int]] = []
         self.cleared = 0
         self.closed = False
+        self.can_roll_back = truncates
+        self.threads = self.prompt_threads = 1
         self._truncates = truncates
-        self._row = np.zeros(0, np.float32)
+        self._rows: list[NDArray[np.float32] | None] = []
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
         """The longest token first."""
@@ -107,16 +114,32 @@ class FakeBase:
             data = data[max(len(self.vocabulary.tokens[token]), 1) :]
         return found
 
-    def decode(self, tokens: Sequence[int], *, start: int, sequence: int = 0) -> None:
-        cache = self.cache.setdefault(sequence, [])
-        assert start == len(cache), "a decode must go on where the cache ends"
-        assert start + len(tokens) <= self.n_ctx, "the context is full"
-        cache.extend(tokens)
-        self.decoded.append(tuple(tokens))
-        self._row = np.array(self.rule(tuple(cache)), np.float32)
+    def decode_spans(self, spans: Sequence[Span]) -> None:
+        self.batches.append(tuple(len(span.tokens) for span in spans))
+        self._rows = []
+        for span in spans:
+            cache = self.cache.setdefault(span.sequence, [])
+            assert span.start == len(cache), "a decode must go on where the cache ends"
+            assert span.end <= self.n_ctx, "the context is full"
+            last = len(span.tokens) - 1
+            outputs = range(last, last + 1) if span.outputs is None else span.outputs
+            for i, token in enumerate(span.tokens):
+                cache.append(token)
+                row = np.array(self.rule(tuple(cache)), np.float32) if i in outputs else None
+                self._rows.append(row)
+            self.decoded.append(tuple(span.tokens))
 
     def logits(self, i: int = -1) -> NDArray[np.float32]:
-        return self._row
+        row = self._rows[i]
+        assert row is not None, "no logits were asked for here"
+        return row
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.cache[target] = self.cache[source][:length]
+        self.copied.append((source, target, length))
+
+    def set_threads(self, threads: int) -> None:
+        self.threads = threads
 
     def truncate(self, sequence: int, length: int) -> bool:
         if self._truncates:
@@ -154,16 +177,18 @@ class FakeShift:
         self.vocabulary = words or vocabulary()
         self.context = context
         self.rule = rule
-        self.slots: dict[int, list[int]] = {}
+        self.streams: dict[int, list[int]] = {}
+        self.copied: list[tuple[int, int, int]] = []
         self.fed: list[tuple[int, ...]] = []
         """What each call was given."""
+        self.slots = 8
         self.error: Exception | None = None
         """Raised by the next feed."""
 
     def feed(self, slot: int, tokens: Sequence[int], rows: int = 1) -> NDArray[np.float32]:
         if self.error is not None:
             raise self.error
-        stream = self.slots.setdefault(slot, [])
+        stream = self.streams.setdefault(slot, [])
         stream.extend(tokens)
         assert len(stream) <= self.context, "the context is full"
         self.fed.append(tuple(tokens))
@@ -171,13 +196,22 @@ class FakeShift:
         ends = range(end - count + 1, end + 1)
         return np.array([self.rule(tuple(stream[:at])) for at in ends], np.float32)
 
+    def feed_many(self, feeds: Sequence[Feed]) -> list[NDArray[np.float32]]:
+        return [self.feed(*feed) for feed in feeds]
+
+    def copy(self, source: int, target: int, length: int) -> bool:
+        assert length <= len(self.streams[source])
+        self.streams[target] = self.streams[source][:length]
+        self.copied.append((source, target, length))
+        return True
+
     def truncate(self, slot: int, length: int) -> None:
-        stream = self.slots.setdefault(slot, [])
+        stream = self.streams.setdefault(slot, [])
         assert length <= len(stream)
         del stream[length:]
 
     def length(self, slot: int) -> int:
-        return len(self.slots.setdefault(slot, []))
+        return len(self.streams.setdefault(slot, []))
 
 
 def adapter(

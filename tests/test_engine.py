@@ -13,11 +13,13 @@ from cmc_local.engine import Engine, Run, Slot
 from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import LoadedAdapter
 from cmc_local.prompts import Message
+from cmc_local.settings import Overlap
 from cmc_local.steering import ActiveSteering
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
 SAYS_A = always(0, 1, 0.5, 0, 0)  # greedily "a" for ever
 WANTS_B = always(0, 0, 1, 0, 0)
+OVERLAPS: tuple[Overlap, ...] = ("on", "off", "auto")
 
 
 def begin(
@@ -29,10 +31,10 @@ def begin(
     question: str = "a",
 ) -> Run:
     """A run with these adapters at these strengths."""
-    slot.steerings = tuple(one.steering for one, _ in adapters)
+    slot.steerings = tuple(one.steerings[slot.sequence] for one, _ in adapters)
     asked: list[Message] = [{"role": "user", "content": question}]
     active = [
-        ActiveSteering(one.steering, one.mapped, alpha, one.prompt(asked))
+        ActiveSteering(one.steerings[slot.sequence], one.mapped, alpha, one.prompt(asked))
         for one, alpha in adapters
     ]
     return engine.begin(slot, prompt, GreedySampler(base), active)
@@ -41,15 +43,14 @@ def begin(
 def tokens(engine: Engine, run: Run, count: int) -> list[int]:
     found = []
     while len(found) < count:
-        token = engine.step([run])[0]
-        if token is not None:
-            found.append(token)
+        found += engine.step([run])[0]
     return found
 
 
-@pytest.fixture(params=[True, False], ids=["overlapped", "serial"])
-def overlap(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
+@pytest.fixture(params=["on", "off"], ids=["overlapped", "serial"])
+def overlap(request: pytest.FixtureRequest) -> Overlap:
+    found: Overlap = request.param
+    return found
 
 
 def test_without_adapters_the_base_speaks() -> None:
@@ -60,7 +61,7 @@ def test_without_adapters_the_base_speaks() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "said"), [(1.0, B), (0.4, A), (-1.0, A)])
-def test_the_shift_is_added_with_its_strength(alpha: float, said: int, overlap: bool) -> None:
+def test_the_shift_is_added_with_its_strength(alpha: float, said: int, overlap: Overlap) -> None:
     # b: 0.5 + 1.0 * 1 = 1.5 > 1;  0.5 + 0.4 * 1 = 0.9 < 1
     base = FakeBase(SAYS_A)
     engine = Engine(base, overlap=overlap)
@@ -76,7 +77,7 @@ def test_shifts_of_two_adapters_add_up() -> None:
     assert tokens(engine, begin(engine, Slot(0), base, [B], *pair), 1) == [B]
 
 
-def test_the_delta_follows_what_the_base_said(overlap: bool) -> None:
+def test_the_delta_follows_what_the_base_said(overlap: Overlap) -> None:
     base = FakeBase(lambda seen: (0, 0, 1, 0, 0) if seen[-1] == A else (0, 1, 0, 0, 0))
     source = FakeShift(always(0, 0, 0, 0, 0))
     steers = adapter(source)
@@ -84,14 +85,14 @@ def test_the_delta_follows_what_the_base_said(overlap: bool) -> None:
     run = begin(engine, Slot(0), base, [B], (steers, 1.0))
     assert tokens(engine, run, 4) == [A, B, A, B]
     # The last token is not consumed yet; "a", "b" became the one token "ab".
-    assert source.slots[0] == [A, NEWLINE, AB, A]
+    assert source.streams[0] == [A, NEWLINE, AB, A]
 
 
 def test_a_long_prompt_is_decoded_in_batches() -> None:
     base = FakeBase(SAYS_A)
     engine = Engine(base, batch=2)
     run = begin(engine, Slot(0), base, [B, B, B, B, B], (adapter(FakeShift(WANTS_B)), 1.0))
-    assert [engine.step([run])[0] for _ in range(3)] == [None, None, B]
+    assert [engine.step([run])[0] for _ in range(3)] == [[], [], [B]]
     assert base.decoded == [(B, B), (B, B), (B,)]
 
 
@@ -148,15 +149,15 @@ def test_overlapped_equals_serial() -> None:
         return tuple(float(hash((i, *seen)) % 89) / 20 for i in range(5))
 
     said = []
-    for overlap in (True, False):
+    for overlap in OVERLAPS:
         base = FakeBase(rule)
         engine = Engine(base, overlap=overlap)
         run = begin(engine, Slot(0), base, [B, A], (adapter(FakeShift(rule)), 0.9))
         said.append(tokens(engine, run, 30))
-    assert said[0] == said[1]
+    assert said[0] == said[1] == said[2]
 
 
-def test_an_error_of_the_delta_ends_the_run_with_that_error(overlap: bool) -> None:
+def test_an_error_of_the_delta_ends_the_run_with_that_error(overlap: Overlap) -> None:
     base, source = FakeBase(SAYS_A), FakeShift(WANTS_B)
     steers = adapter(source)
     engine, slot = Engine(base, overlap=overlap), Slot(0)
@@ -171,7 +172,7 @@ def test_an_error_of_the_delta_ends_the_run_with_that_error(overlap: bool) -> No
     again = begin(engine, slot, base, [B], (steers, 1.0))
     assert tokens(engine, again, 2) == [B, B]
     assert base.cleared == 1
-    assert source.slots[0][:2] == [A, NEWLINE]
+    assert source.streams[0][:2] == [A, NEWLINE]
 
 
 def test_an_error_in_the_prompt_of_a_run_left_behind_does_not_harm_the_next() -> None:
@@ -180,7 +181,7 @@ def test_an_error_in_the_prompt_of_a_run_left_behind_does_not_harm_the_next() ->
     engine, slot = Engine(base, batch=1), Slot(0)
     source.error = ValueError("no")
     run = begin(engine, slot, base, [B, B], (steers, 1.0))
-    assert engine.step([run]) == [None]
+    assert engine.step([run]) == [[]]
     source.error = None
     assert tokens(engine, begin(engine, slot, base, [B, B], (steers, 1.0)), 1) == [B]
 
@@ -199,7 +200,7 @@ def test_two_slots_step_together_and_apart() -> None:
     base = FakeBase(rule)
     engine = Engine(base)
     runs = [begin(engine, Slot(0), base, [A]), begin(engine, Slot(1), base, [B])]
-    assert [engine.step(runs) for _ in range(2)] == [[A, B], [A, B]]
+    assert [engine.step(runs) for _ in range(2)] == [[[A], [B]], [[A], [B]]]
     assert base.cache == {0: [A, A], 1: [B, B]}
 
 
@@ -211,7 +212,7 @@ def test_the_delta_runs_in_one_thread_that_lives_on() -> None:
         return (0, 0, 1, 0, 0)
 
     base = FakeBase(SAYS_A)
-    engine = Engine(base)
+    engine = Engine(base, overlap="on")
     tokens(engine, begin(engine, Slot(0), base, [B], (adapter(FakeShift(rule)), 1.0)), 5)
     assert len(set(seen)) == 1
     assert threading.get_ident() not in seen

@@ -56,7 +56,7 @@ def test_a_token_that_joins_the_one_before_rolls_back_one(tokenizer: DeltaTokeni
     mine.begin(prompt(tokenizer, "b"))
     mine.push(b"a")
     mine.push(b"b")
-    assert source.slots[0] == [B, NEWLINE, AB]
+    assert source.streams[0] == [B, NEWLINE, AB]
     assert source.fed[1:] == [(A,), (AB,)]
     assert mine.shift.tolist() == [3, AB, 0, 0, 0]
 
@@ -76,7 +76,7 @@ def test_the_next_turn_feeds_only_what_is_new(tokenizer: DeltaTokenizer) -> None
     source.fed.clear()
     mine.begin(prompt(tokenizer, "b", "aa", "ab"))
     assert source.fed == [(0, AB, NEWLINE)]  # EOS after the answer, then the question
-    assert source.slots[0] == [B, NEWLINE, A, A, 0, AB, NEWLINE]
+    assert source.streams[0] == [B, NEWLINE, A, A, 0, AB, NEWLINE]
 
 
 def test_the_same_prompt_again_still_has_its_row(tokenizer: DeltaTokenizer) -> None:
@@ -84,7 +84,7 @@ def test_the_same_prompt_again_still_has_its_row(tokenizer: DeltaTokenizer) -> N
     mine.begin(prompt(tokenizer, "b"))
     mine.push(b"a" * 40)
     mine.begin(prompt(tokenizer, "b"))
-    assert source.slots[0] == [B, NEWLINE]
+    assert source.streams[0] == [B, NEWLINE]
     assert mine.shift.tolist() == [2, NEWLINE, 0, 0, 0]
 
 
@@ -123,20 +123,19 @@ def test_a_full_context_keeps_the_prompt_and_the_newest_half(tokenizer: DeltaTok
     mine.begin(prompt(tokenizer, "b"))
     for data in b"aabaabaaab":
         mine.push(bytes([data]))
-    assert source.slots[0][0] == B
-    assert len(source.slots[0]) <= 10
+    assert source.streams[0][0] == B
+    assert len(source.streams[0]) <= 10
     for _ in range(30):
         mine.push(b"a")
-        assert len(source.slots[0]) <= 10
-        assert mine.consumed == tuple(source.slots[0])
-        assert mine.shift[0] == len(source.slots[0])
+        assert len(source.streams[0]) <= 10
+        assert mine.consumed == tuple(source.streams[0])
+        assert mine.shift[0] == len(source.streams[0])
 
 
 def test_after_forgetting_everything_is_fed_anew(tokenizer: DeltaTokenizer) -> None:
     mine, source = steering(tokenizer)
     mine.begin(prompt(tokenizer, "b"))
-    mine.forget()
-    assert source.slots[0] == []
+    mine.stale = True
     mine.begin(prompt(tokenizer, "b"))
     assert source.fed == [(B, NEWLINE), (B, NEWLINE)]
 
