@@ -265,15 +265,18 @@ def _write(path: Path, name: str, shape: LlamaShape, vocab: Path) -> None:
 
 
 def _copy_tokenizer(writer: gguf.GGUFWriter, vocab: Path) -> None:
-    """All `tokenizer.*` entries, types kept; 8 s for 128,256 tokens."""
-    for field in gguf.GGUFReader(vocab).fields.values():
-        if not field.name.startswith("tokenizer."):
-            continue
-        kind = field.types[0]
-        if kind != gguf.GGUFValueType.ARRAY:
-            writer.add_key_value(field.name, field.contents(), kind)
-        elif len(field.data):  # the writer refuses an empty list
-            writer.add_key_value(field.name, field.contents(), kind, sub_type=field.types[-1])
+    """All `tokenizer.*` entries, types kept; several seconds for 128,256 tokens."""
+    try:
+        fields = gguf.GGUFReader(vocab).fields.values()
+        found = [(f, f.contents()) for f in fields if f.name.startswith("tokenizer.")]
+    except (ValueError, IndexError, KeyError) as error:  # its weights cut off, say
+        raise GGUFError(f"{vocab} is damaged ({error}): download or copy it again") from None
+    for field, value in found:
+        kind, *inner = field.types
+        if not inner:
+            writer.add_key_value(field.name, value, kind)
+        elif value:  # the writer refuses an empty list
+            writer.add_key_value(field.name, value, kind, sub_type=inner[-1])
 
 
 def _tensors(shape: LlamaShape) -> Iterator[_Tensor]:
