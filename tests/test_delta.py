@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tiny_adapters
-from cmc_local import delta
+from cmc_local import delta, delta_device
 from cmc_local.adapter import Adapter, AdapterSettings, write
 from cmc_local.delta import OnnxDelta
 from cmc_local.errors import AdapterError, DeviceError, UsageError
@@ -291,17 +291,23 @@ def test_without_a_usable_gpu_cuda_is_one_line_and_auto_is_silent(tiny_adapter: 
 def test_a_gpu_is_used_for_the_fp16_graph_only(
     tiny_adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delta, "cuda_problem", lambda device_id=0: None)  # as if one were here
+    monkeypatch.setattr(
+        delta_device, "cuda_problem", lambda device_id=0: None
+    )  # as if one were here
     assert OnnxDelta(tiny_adapter, device="auto").device == "cpu"
     with pytest.raises(DeviceError, match=r"fp16 graph, .* is to run fp32, int8: export it with"):
         OnnxDelta(tiny_adapter, device="cuda")
 
 
 def test_a_device_that_the_driver_does_not_show_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(delta, "_driver_devices", lambda: 0)
+    monkeypatch.setattr(
+        delta_device.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"]
+    )
+    monkeypatch.setattr(delta_device, "_driver_devices", lambda: 0)
     assert delta.cuda_problem() == "no NVIDIA GPU was found"
-    monkeypatch.setattr(delta, "_driver_devices", lambda: 2)
+    monkeypatch.setattr(delta_device, "_driver_devices", lambda: 2)
     assert delta.cuda_problem(2) == "the CUDA driver shows 2 devices"
-    monkeypatch.setattr(delta.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(
+        delta_device.ort, "get_available_providers", lambda: ["CPUExecutionProvider"]
+    )
     assert "has no CUDA provider" in str(delta.cuda_problem())
