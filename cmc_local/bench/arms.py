@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal, Protocol
-
-import numpy as np
+from typing import Final, Literal, Protocol
 
 Tokens = tuple[int, ...]
 Kind = Literal[
@@ -30,6 +28,16 @@ Kind = Literal[
     "steered+guesses",
 ]
 """How a passage is written; `steered` is as the runner itself decides, `serial` or overlapped."""
+KINDS: Final[Mapping[str, tuple[Kind, ...]]] = {
+    "plain": ("plain",),
+    "steered": ("steered",),
+    "serial": ("serial",),
+    "overlapped": ("overlapped",),
+    "stock": ("stock",),
+    "naive": ("naive",),
+    "speculated": ("plain+guesses", "steered+guesses"),
+}
+"""What may be asked for, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,5 +100,4 @@ def undisturbed() -> Iterator[None]:
 
 def digest(emitted: tuple[Tokens, ...]) -> str:
     """A short fingerprint of what was written; alike in arms that wrote alike."""
-    words = (np.array(one, np.int32).tobytes() for one in emitted)
-    return sha256(b"|".join(words)).hexdigest()[:12]
+    return sha256(repr(emitted).encode()).hexdigest()[:12]

@@ -1,0 +1,266 @@
+"""What the arms need, loaded as `SteeredModel.load` loads it, and what it adds to the memory.
+
+base     one sequence; and a second one for several sequences at once, since rows of other
+         sequences in the same cache would slow down the one
+adapter  one delta, slot 0 for the one sequence, the others for those at once
+rivals   loaded if they are asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from cmc_local import adapter as adapter_folder
+from cmc_local import token_map
+from cmc_local.alignment import Aligner
+from cmc_local.base_batch import Span
+from cmc_local.base_model import BaseModel
+from cmc_local.base_sampler import NativeSampler
+from cmc_local.base_threads import usual_delta_threads
+from cmc_local.bench.arms import Tokens
+from cmc_local.bench.machine import megabytes
+from cmc_local.bench.memory import Memory
+from cmc_local.bench.passages import Passage
+from cmc_local.delta_tokenizer import DeltaPrompt, DeltaTokenizer
+from cmc_local.engine import Engine, Slot
+from cmc_local.loaded_adapter import LoadedAdapter, ready
+from cmc_local.row_costs import measure
+from cmc_local.settings import Control, Overlap, Sampling
+from cmc_local.speculation import FREE, NEVER, RowCosts
+from cmc_local.steering import ActiveSteering
+
+if TYPE_CHECKING:
+    from cmc_local.bench.stock import Processor, Stock
+
+Closed = TypeVar("Closed", Engine, "Stock")
+BATCH = 512
+"""Prompt tokens that one `llama_decode` takes, in every arm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """What to load, and on how many threads."""
+
+    gguf: Path
+    adapter: Path | None = None
+    alpha: float | None = None
+    """None is the adapter's own."""
+    context: int
+    """Tokens of the base's context, in every arm."""
+    parallel: int = 1
+    threads: int | None = None
+    delta_threads: int | None = None
+    delta_device: str = "auto"
+    gpu_layers: int = -1
+
+
+class Models:
+    """The models of one measurement; a context manager."""
+
+    def __init__(self, loading: Loading) -> None:
+        self._loading = loading
+        self._stack = ExitStack()
+        self._engines: dict[tuple[int, Overlap, bool], Engine] = {}
+        self.memory = Memory()
+        with self.memory.adding("base"):
+            self.base = self._base(1)
+            self.base.decode([0], start=0)
+            self.base.clear(0)
+        self.slot = Slot(0)
+        self.adapter: LoadedAdapter | None = None
+        self.delta_threads = loading.delta_threads or usual_delta_threads(self.base.threads)
+        if loading.adapter is not None:
+            self.adapter = self._load_adapter(loading.adapter)
+            self.slot.steerings = self.adapter.steerings[:1]
+
+    def engine(
+        self, overlap: Overlap = "auto", *, many: bool = False, guesses: bool = False
+    ) -> Engine:
+        """One engine for each mode, kept: what it has found out about its pace counts later."""
+        base = self.many if many else self.base
+        key = (id(base), overlap, guesses)
+        if key not in self._engines:
+            costs = self.base_costs if guesses else NEVER
+            engine = Engine(base, batch=BATCH, overlap=overlap, costs=costs)
+            self._engines[key] = self._closing(engine)
+        return self._engines[key]
+
+    def sampler(self, *, many: bool = False) -> Callable[[], NativeSampler]:
+        """What makes greedy samplers."""
+        return partial(NativeSampler, self.many if many else self.base, Sampling(temperature=0.0))
+
+    def steering(
+        self, passage: Passage, slot: int = 0, *, guesses: bool = False
+    ) -> tuple[ActiveSteering, ...]:
+        """The adapter asked what the passage's prompt asks, on one of its slots."""
+        adapter = self._adapter
+        prompt = self._asked(passage)
+        costs = self.delta_costs if guesses else FREE
+        steering = adapter.steerings[slot]
+        return (ActiveSteering(steering, adapter.mapped, self.alpha, prompt, costs),)
+
+    def delta_prompt(self, passage: Passage) -> Tokens:
+        """What the delta is asked, in its tokens."""
+        return tuple(Aligner(self._adapter.tokenizer, self._asked(passage)).tokens)
+
+    @property
+    def alpha(self) -> float:
+        alpha = self._loading.alpha
+        return self._adapter.alpha if alpha is None else alpha
+
+    @cached_property
+    def many(self) -> BaseModel:
+        """The base again, for several sequences at once."""
+        with self.memory.adding("base_for_many"):
+            return self._base(self._loading.parallel)
+
+    @cached_property
+    def many_slots(self) -> tuple[Slot, ...]:
+        """A slot for each sequence of `many`."""
+        steerings = () if self.adapter is None else self.adapter.steerings[1:]
+        count = self._loading.parallel
+        return tuple(Slot(i, steerings[i : i + 1]) for i in range(count))
+
+    @cached_property
+    def base_costs(self) -> RowCosts:
+        """What rows of the base cost; NEVER where they cannot be taken back."""
+
+        def run(rows: int) -> None:
+            self.base.clear(0)
+            self.slot.cached.clear()
+            self.base.decode_spans([Span(0, 0, [0] * rows, range(rows))])
+            self.base.clear(0)
+
+        return RowCosts(measure(run)) if self.base.can_roll_back else NEVER
+
+    @cached_property
+    def delta_costs(self) -> RowCosts:
+        """What rows of the delta cost."""
+        source = self._adapter.source
+        self.slot.stale = True  # the next reply finds an empty delta
+
+        def run(rows: int) -> None:
+            source.truncate(0, 0)
+            source.feed(0, [0] * rows, rows)
+            source.truncate(0, 0)
+
+        return RowCosts(measure(run))
+
+    @cached_property
+    def stock(self) -> Stock:
+        """Stock `Llama`, of the same context, batch and threads."""
+        from cmc_local.bench.stock import Stock
+
+        with self.memory.adding("stock_llama"):
+            return self._closing(
+                Stock(
+                    self._loading.gguf,
+                    context=self.base.n_ctx,
+                    batch=BATCH,
+                    threads=self.base.threads,
+                    gpu_layers=self._loading.gpu_layers,
+                )
+            )
+
+    @cached_property
+    def processor(self) -> Processor:
+        """The rival's processor, with a delta of its own."""
+        from cmc_local.bench.stock import Processor, naive_delta
+
+        assert self._loading.adapter is not None
+        folder = adapter_folder.load(self._loading.adapter)
+        with self.memory.adding("naive_delta"):
+            delta = naive_delta(folder)
+        tokenizer = DeltaTokenizer(folder.tokenizer_json)
+        vocabulary = self.base.vocabulary
+        found = token_map.load_or_build(
+            vocabulary,
+            delta.vocabulary,
+            encode=tokenizer.encode,
+            tokenizer_sha256=tokenizer.sha256,
+        )
+        return Processor(delta, tokenizer, found, self.alpha, vocabulary.tokens)
+
+    def describe_adapter(self) -> dict[str, Any] | None:
+        """The adapter as the report names it."""
+        if self.adapter is None or self._loading.adapter is None:
+            return None
+        source: Any = self.adapter.source
+        graph = adapter_folder.load(self._loading.adapter).graph(source.precision)
+        return {
+            "name": self.adapter.name,
+            "precision": source.precision,
+            "mb": megabytes(graph.stat().st_size),
+            "device": source.device,
+            "vocabulary": len(source.vocabulary),
+            "context": source.context,
+            "alpha": self.alpha,
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def _adapter(self) -> LoadedAdapter:
+        assert self.adapter is not None
+        return self.adapter
+
+    def _asked(self, passage: Passage) -> DeltaPrompt:
+        return self._adapter.prompt([{"role": "user", "content": passage.question}])
+
+    def _closing(self, one: Closed) -> Closed:
+        self._stack.callback(one.close)
+        return one
+
+    def _base(self, sequences: int) -> BaseModel:
+        loading = self._loading
+        return self._stack.enter_context(
+            BaseModel(
+                loading.gguf,
+                context=loading.context,
+                batch=BATCH,
+                gpu_layers=loading.gpu_layers,
+                threads=loading.threads,
+                sequences=sequences,
+            )
+        )
+
+    def _load_adapter(self, path: Path) -> LoadedAdapter:
+        """As `AdapterLoader`, with the session's memory apart."""
+        with self.memory.adding("onnxruntime"):
+            from cmc_local.delta import OnnxDelta
+        folder = adapter_folder.load(path)
+        tokenizer = DeltaTokenizer(folder.tokenizer_json)
+        slots = 1 if self._loading.parallel == 1 else 1 + self._loading.parallel
+        with self.memory.adding("delta"):
+            source = OnnxDelta(
+                folder,
+                device=self._loading.delta_device,
+                threads=self.delta_threads,
+                slots=slots,
+            )
+        settings = folder.settings
+        return ready(
+            source,
+            tokenizer,
+            self.base.vocabulary,
+            Control(),
+            name=settings.name,
+            alpha=settings.alpha,
+            form=settings.prompt,
+            turns=settings.turns,
+        )
