@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Base:
+class Base:
     side: Side
     encode: Callable[[str], list[int]]
     """The base's own tokens of a text, no BOS."""
@@ -66,7 +66,7 @@ def command(
 
     if token == "":
         raise UsageError("--token is empty: give the text or the spelling of a token")
-    own = _read_base(base)
+    own = read_base(base)
     report = _report(own, delta, fallback, text, token)
     if ids is not None:
         _write_ids(ids, report.made.ids.tolist())
@@ -78,12 +78,12 @@ def command(
 
 
 def _report(
-    base: _Base, delta: str, fallback: Fallback, text: Path | None, token: str | None
+    base: Base, delta: str, fallback: Fallback, text: Path | None, token: str | None
 ) -> Report:
     from cmc_local.commands.map_report import Report, Side
     from cmc_local.token_map import load_or_build
 
-    tokenizer = _read_delta(delta)
+    tokenizer = read_delta(delta)
     start = time.perf_counter()
     made = load_or_build(
         base.side.vocabulary,
@@ -99,7 +99,7 @@ def _report(
     return Report(base.side, side, made, fallback, seconds, usage, asked)
 
 
-def _read_base(text: str) -> _Base:
+def read_base(text: str) -> Base:
     """A tokenizer.json, a folder that holds one, or a GGUF file."""
     from cmc_local.commands.map_report import Side
 
@@ -109,12 +109,12 @@ def _read_base(text: str) -> _Base:
     if path.suffix == ".json":
         from cmc_local.vocabulary import from_tokenizer_json
 
-        return _Base(Side(text, from_tokenizer_json(path)), lambda words: _json_ids(path, words))
+        return Base(Side(text, from_tokenizer_json(path)), lambda words: _json_ids(path, words))
     from cmc_local import base_tokenizer, base_vocabulary
 
     gguf = options.gguf_path(text)
     vocabulary = base_vocabulary.read_vocabulary(gguf)
-    return _Base(Side(text, vocabulary), lambda words: base_tokenizer.encode(gguf, words))
+    return Base(Side(text, vocabulary), lambda words: base_tokenizer.encode(gguf, words))
 
 
 def _json_ids(path: Path, text: str) -> list[int]:
@@ -126,7 +126,7 @@ def _json_ids(path: Path, text: str) -> list[int]:
     return ids
 
 
-def _read_delta(text: str) -> DeltaTokenizer:
+def read_delta(text: str) -> DeltaTokenizer:
     """The tokenizer of an adapter, of a model's folder, or a file."""
     from cmc_local import adapter
     from cmc_local.delta_tokenizer import DeltaTokenizer
@@ -153,7 +153,7 @@ def _bytes(path: Path) -> bytes:
         raise TokenizerError(f"{path}: {error.strerror}; give a tokenizer.json") from error
 
 
-def _count(base: _Base, path: Path) -> Usage:
+def _count(base: Base, path: Path) -> Usage:
     """The base's tokens of a text file, counted."""
     import numpy as np
 
@@ -169,7 +169,7 @@ def _count(base: _Base, path: Path) -> Usage:
     return Usage(path.name, np.bincount(tokens, minlength=len(base.side.vocabulary)))
 
 
-def _find(base: _Base, token: str) -> tuple[int, ...]:
+def _find(base: Base, token: str) -> tuple[int, ...]:
     """Base tokens with this text or spelling; else those that the base writes it with."""
     vocabulary = base.side.vocabulary
     text = token.encode("utf-8", "replace")
