@@ -150,11 +150,13 @@ def test_other_vocabularies_shapes_and_versions_are_other_files(
     tiny_gguf: Path, other_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wider = {"1b": (replace(SMALL, context=128), SMALL)}
-    paths = {make(tiny_gguf, tmp_path), make(other_gguf, tmp_path)}
+    respelt = tmp_path / "respelt.gguf"  # as many tokens, one of them spelt otherwise
+    respelt.write_bytes(tiny_gguf.read_bytes().replace(b"<unk>", b"<huh>"))
+    paths = {make(vocab, tmp_path) for vocab in (tiny_gguf, other_gguf, respelt)}
     paths.add(synthetic.base_model("1b", tiny_gguf, tmp_path, shapes=wider))
     monkeypatch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
     paths.add(make(tiny_gguf, tmp_path))
-    assert len(paths) == 4
+    assert len(paths) == 5
 
 
 Usage = namedtuple("Usage", "total used free")
