@@ -57,7 +57,7 @@ def delta_costs(source: ShiftSource, identity: str, *, cache_dir: Path | None = 
 def _kept(identity: str, run: Callable[[int], None], cache_dir: Path | None) -> RowCosts:
     key = hashlib.sha256(f"{_VERSION} {ROWS} {identity}".encode()).hexdigest()[:32]
     path = (cache_dir or cache_folder()) / "row-costs" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         found = json.loads(path.read_text(encoding="utf-8"))
         costs = {int(rows): float(seconds) for rows, seconds in found.items()}
         if tuple(costs) == ROWS and all(seconds > 0 for seconds in costs.values()):

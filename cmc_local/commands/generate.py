@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +21,7 @@ from cmc_local.commands import loading, options
 from cmc_local.conversation import BasePrompt
 from cmc_local.errors import DataError, InputError, UsageError
 from cmc_local.prompts import Message
-from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.settings import MOST_PARALLEL, Control, Limits, Sampling
 from cmc_local.steered import Completion, SteeredModel
 
 EXPECTED = 'an object with "prompt", "messages", "question" or "instruction" (and "input")'
@@ -30,6 +32,12 @@ EXPECTED = 'an object with "prompt", "messages", "question" or "instruction" (an
 @click.option("--input", "-i", "source", metavar="FILE", help="JSONL of prompts; - is stdin.")
 @click.option("--output", "-o", metavar="FILE", help="Write JSONL (or the answer) to a file.")
 @click.option("--system", metavar="TEXT", help="A system text.")
+@click.option(
+    "--parallel",
+    "-p",
+    type=click.IntRange(1, MOST_PARALLEL),
+    help="Rows of a JSONL file that are answered at once.",
+)
 @options.gguf
 @options.adapters
 @options.base_prompt
@@ -58,19 +66,32 @@ def command(
     """
     rows = list(_rows(prompt, source))
     sampling = loading.bundled_sampling(gguf, sampling)
+    limits = replace(limits, parallel=min(limits.parallel, len(rows)))
     with (
         loading.steered(gguf, adapters, control=control, limits=limits, devices=devices) as model,
         _opened(output) as out,
     ):
-        for row in rows:
-            messages = _with_system(row_messages(row), system)
-            if source is None and not as_json:
-                _stream(model, messages, sampling, base_prompt, out)
-                continue
-            done = model.generate(messages, sampling, base_prompt=base_prompt)
+        asked = [_with_system(row_messages(row), system) for row in rows]
+        if source is None and not as_json:
+            _stream(model, asked[0], sampling, base_prompt, out)
+            return
+        replies = model.generate_many(asked, sampling, base_prompt=base_prompt)
+        for row, done in zip(rows, _in_order(replies), strict=True):
             _tell(done.notices)
             out.write(json.dumps({**row, **result(done)}, ensure_ascii=False) + "\n")
             out.flush()
+
+
+def _in_order(replies: Iterator[tuple[int, Completion]]) -> Iterator[Completion]:
+    """Replies in the order of their prompts, each as soon as those before it are there."""
+    held: dict[int, Completion] = {}
+    for turn in itertools.count():
+        while turn not in held:
+            number, done = next(replies, (-1, None))
+            if done is None:
+                return
+            held[number] = done
+        yield held.pop(turn)
 
 
 def row_messages(row: Mapping[str, Any]) -> list[Message]:

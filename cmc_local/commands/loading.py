@@ -40,6 +40,8 @@ def steered(
         gpu_layers=devices.gpu_layers,
         threads=devices.threads,
         delta_threads=devices.delta_threads,
+        overlap=devices.overlap,
+        speculate=devices.speculate,
     )
 
 

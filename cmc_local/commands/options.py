@@ -35,7 +35,7 @@ import click
 
 from cmc_local import bundled
 from cmc_local.errors import InputError, UsageError
-from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,12 +50,14 @@ class AdapterChoice:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """Where the two models run, and on how many threads; None lets the library choose."""
+    """Where the two models run, on how many threads, and how; None lets the library choose."""
 
     delta_device: str = "auto"
     gpu_layers: int = -1
     threads: int | None = None
     delta_threads: int | None = None
+    overlap: Overlap = "auto"
+    speculate: Speculate = "auto"
 
 
 def parse_adapter(text: str) -> AdapterChoice:
@@ -178,13 +180,22 @@ def limits(function: Function) -> Function:
     return _collected(function, "limits", kinds, Limits, _names(Limits))
 
 
+_SWITCH = click.Choice(["auto", "on", "off"])
+
+
 def devices(function: Function) -> Function:
-    """Devices and threads, together as `devices: Devices`."""
+    """Devices, threads and what they do at once, together as `devices: Devices`."""
     kinds = (
         click.option("--delta-device", metavar="auto|cpu|cuda[:N]", callback=_check_device),
         click.option("--n-gpu-layers", "gpu_layers", type=int, help="-1 for all of the base's."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the base model."),
         click.option("--delta-threads", type=click.IntRange(min=1), help="Threads of a delta."),
+        click.option(
+            "--overlap", type=_SWITCH, help="Run the deltas beside the base; auto if it is faster."
+        ),
+        click.option(
+            "--speculate", type=_SWITCH, help="Check guessed tokens together; auto if it is faster."
+        ),
     )
     return _collected(function, "devices", kinds, Devices, _names(Devices))
 

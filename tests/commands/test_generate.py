@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from cmc_local.commands import generate, loading, main
 from cmc_local.errors import UsageError
+from cmc_local.settings import Limits
 from cmc_local.steered import SteeredModel
 from fakes import NEWLINE, B, FakeBase
 
@@ -162,3 +163,26 @@ def test_a_pipe_without_a_question_is_an_error(run: Run, stdin: str, code: int) 
     done = run("chat", stdin=stdin)
     assert (done.stdout, done.exit_code) == ("", code)
     assert done.stderr.count("\n") == 1
+
+
+def test_rows_answered_at_once_come_out_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loaded: list[SteeredModel] = []
+
+    def fake(*_: object, limits: Limits, **__: object) -> SteeredModel:
+        base = FakeBase(lambda seen: (float(len(seen) % 7 == 0), 0.5, 0, 0, 0), n_ctx=32)
+        loaded.append(SteeredModel(base, base.sampler, limits=limits))
+        return loaded[-1]
+
+    monkeypatch.setattr(loading, "steered", fake)
+    (tmp_path / "model.gguf").touch()
+    asked = "".join(json.dumps({"prompt": "a" * n}) + "\n" for n in (1, 5, 2, 4, 3))
+    found = []
+    for parallel in ("1", "3", "64"):
+        words = ("generate", "-i", "-", "-p", parallel, "-m", str(tmp_path / "model.gguf"))
+        done = CliRunner().invoke(main, words, input=asked)
+        found.append([(row["prompt"], row["response"]) for row in rows(done.stdout)])
+    assert [len(prompt) for prompt, _ in found[0]] == [1, 5, 2, 4, 3]
+    assert found[0] == found[1] == found[2]
+    assert [len(model._slots) for model in loaded] == [1, 3, 5]  # no more slots than rows
