@@ -15,9 +15,8 @@ Knows numbers and arms, no model.
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cmc_local.bench.arms import Arm, Place, Sample
@@ -89,11 +88,10 @@ def geometric_means(columns: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.geometric_mean(column) for column in zip(*columns, strict=True)]
 
 
-def mean_parts(samples: Sequence[Sample]) -> Mapping[str, float]:
-    """Milliseconds a token of each part of a step, over all the rounds."""
-    tokens = sum(one.tokens for one in samples)
+def median_parts(samples: Sequence[Sample]) -> dict[str, float]:
+    """Milliseconds a token of each part of a step, its median over the rounds."""
     names = dict.fromkeys(name for one in samples for name in one.parts)
     return {
-        name: 1000 * math.fsum(one.parts.get(name, 0.0) for one in samples) / tokens
+        name: statistics.median(1000 * one.parts.get(name, 0.0) / one.tokens for one in samples)
         for name in names
     }

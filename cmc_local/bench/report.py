@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmc_local.bench.arms import Place, digest
-from cmc_local.bench.paired import Spread, mean_parts, milliseconds, spread
+from cmc_local.bench.paired import Spread, median_parts, milliseconds, spread
 from cmc_local.bench.ratios import Main, Samples, ratios, to_plain
 
 _MODES = {True: "overlapped here", False: "serial here", None: "not settled"}
@@ -114,7 +114,7 @@ def _arm(result: Result, place: Place) -> dict[str, Any]:
         "spread_ms": round(times.width, 4),
         "tokens_per_second": round(1000 / times.median, 2),
         "to_plain": None if ratio is None else round(spread(ratio).median, 4),
-        "parts_ms": {name: round(value, 4) for name, value in mean_parts(samples).items()},
+        "parts_ms": {name: round(value, 4) for name, value in median_parts(samples).items()},
         "emitted": digest(samples[-1].emitted),
     }
 
@@ -164,7 +164,7 @@ def _table(result: Result) -> Iterator[str]:
 def _parts(result: Result) -> Iterator[str]:
     """Milliseconds a token of each part of a step, for the arms that tell them apart."""
     rows = {
-        place: mean_parts(samples)
+        place: median_parts(samples)
         for place, samples in result.samples.items()
         if samples[0].parts and place.text == result.main.text
         if place.context == result.main.context

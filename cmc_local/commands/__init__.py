@@ -34,6 +34,7 @@ COMMANDS: Final = (
     ("map", "Show how one vocabulary is carried over to another."),
     ("inspect", "Say what a GGUF file or an adapter is."),
     ("eval", "Measure what adapters change."),
+    ("bench", "Measure how fast steering is on this machine."),
     ("demo", "See it work on the bundled models."),
     ("doctor", "Check this installation, and say what to type."),
 )

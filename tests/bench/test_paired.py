@@ -96,8 +96,9 @@ def test_ratios_of_ratios_and_their_means() -> None:
     assert paired.geometric_means([[0.5, 4], [2, 1]]) == pytest.approx([1, 2])
 
 
-def test_parts_are_averaged_over_all_tokens() -> None:
+def test_parts_are_medians_per_token() -> None:
     one = Sample(1.0, 10, parts={"decode": 0.5, "map": 0.1})
-    two = Sample(3.0, 30, parts={"decode": 1.5})
-    assert paired.mean_parts([one, two]) == pytest.approx({"decode": 50, "map": 2.5})
-    assert paired.mean_parts(samples(1)) == {}
+    two = Sample(3.0, 30, parts={"decode": 0.9})
+    three = Sample(9.0, 10, parts={"decode": 8.0, "map": 0.4})
+    assert paired.median_parts([one, two, three]) == pytest.approx({"decode": 50, "map": 10})
+    assert paired.median_parts(samples(1)) == {}

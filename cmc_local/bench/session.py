@@ -1,0 +1,299 @@
+"""One measurement from settings to result: texts, models, arms, rounds.
+
+    settings -> passages -> models -> arms -> samples -> `Result`
+
+The main text after the first prompt length is measured in every way; other lengths, texts that
+repeat their prompts and several sequences at once in those ways that say something there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from cmc_local import base_tokenizer
+from cmc_local.base_vocabulary import read_vocabulary
+from cmc_local.bench import texts
+from cmc_local.bench.arms import KINDS, Arm, Kind, Place, Sample
+from cmc_local.bench.machine import base_file, machine
+from cmc_local.bench.memory import peak
+from cmc_local.bench.models import Loading, Models
+from cmc_local.bench.ours import OurArm, Part
+from cmc_local.bench.paired import measure, spread
+from cmc_local.bench.passages import Passage, Source, given
+from cmc_local.bench.ratios import Main
+from cmc_local.bench.report import PromptTime, Result
+from cmc_local.errors import DataError, UsageError
+from cmc_local.settings import Overlap
+from cmc_local.vocabulary import Vocabulary
+
+Tell = Callable[[str], None]
+
+_OVERLAP: Final[Mapping[str, Overlap]] = {"serial": "off", "overlapped": "on"}
+_STEERED: Final = ("steered", "serial", "overlapped", "naive", "steered+guesses")
+_SLACK: Final = 16
+"""Tokens of context beyond a reply: guesses reach over its end."""
+_PROMPT_ROUNDS: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is to be measured, and with what."""
+
+    gguf: Path
+    adapter: Path | None = None
+    alpha: float | None = None
+    arms: tuple[str, ...] = tuple(KINDS)
+    tokens: int = 32
+    """Timed tokens of each run and sequence."""
+    contexts: tuple[int, ...] = (300,)
+    parallel: int = 1
+    pairs: int = 5
+    text: Path | None = None
+    threads: int | None = None
+    delta_threads: int | None = None
+    delta_device: str = "auto"
+    gpu_layers: int = -1
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.arms if name not in KINDS]
+        if unknown or not self.arms:
+            raise UsageError(f"no arm {', '.join(unknown)!r}: there are {', '.join(KINDS)}")
+        if self.adapter is None and (lacking := [k for k in self.kinds if k in _STEERED]):
+            raise UsageError(
+                f"the arms {', '.join(lacking)} need an adapter: give --adapter, or --arms"
+                " plain,stock,speculated"
+            )
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The ways of writing that were asked for."""
+        found = [kind for name in KINDS if name in self.arms for kind in KINDS[name]]
+        if self.adapter is None and "steered+guesses" in found:
+            found.remove("steered+guesses")
+        return tuple(found)
+
+
+def run(settings: Settings, tell: Tell = lambda _line: None) -> Result:
+    """Measure; `tell` is given lines about how far it is."""
+    passages = Passages.of(settings)
+    tell("loading")
+    loading = Loading(
+        gguf=settings.gguf,
+        adapter=settings.adapter,
+        alpha=settings.alpha,
+        context=passages.context,
+        parallel=settings.parallel,
+        threads=settings.threads,
+        delta_threads=settings.delta_threads,
+        delta_device=settings.delta_device,
+        gpu_layers=settings.gpu_layers,
+    )
+    with Models(loading) as models:
+        tell("the prompt, nothing of it cached")
+        prompts = _prompts(settings, passages.main, models)
+        alone = peak()  # nothing but the runner has been loaded yet
+        arms = list(_arms(settings, passages, models))
+        samples = measure(
+            arms, settings.pairs, lambda place, i: tell(_progress(settings, place, i))
+        )
+        for arm in arms:
+            _check(passages, arm, samples[arm.place])
+        return Result(
+            settings=_described(settings, passages, models),
+            machine=machine(),
+            base={**base_file(settings.gguf), "vocabulary": models.base.n_vocab},
+            adapter=models.describe_adapter(),
+            main=Main(passages.main.name, passages.main.context),
+            samples=samples,
+            prompts=prompts,
+            memory=_memory(models, alone),
+        )
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Everything that is written."""
+
+    main: Passage
+    lengths: tuple[Passage, ...]
+    """The main reply after prompts of other lengths."""
+    repeating: tuple[Passage, ...]
+    """Replies that repeat their prompts."""
+    many: tuple[Passage, ...]
+    """For several sequences at once."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Passages:
+        """Cut from the bundled texts, or from the one that was given."""
+        words = _Words(settings.gguf)
+        count = settings.tokens + 1
+        source = Source(words, *_text(settings.text))
+        by_context = source.passages(settings.contexts, count)
+        main, *lengths = by_context.values()
+        many: Sequence[Passage] = ()
+        if settings.parallel > 1:  # not the main passage again: nobody is to copy from another
+            many = source.spread(main.context, count, settings.parallel + 1)[1:]
+        repeating: tuple[Passage, ...] = ()
+        if "speculated" in settings.arms:
+            repeating = tuple(
+                given(words, one.name, one.prompt, one.reply, count)
+                for one in map(texts.sample, texts.REPEATING)
+            )
+        return cls(main, tuple(lengths), repeating, tuple(many))
+
+    @property
+    def context(self) -> int:
+        """Tokens of context that the longest passage takes, as a multiple of 256."""
+        every = (self.main, *self.lengths, *self.repeating, *self.many)
+        longest = max(len(one.prompt) + len(one.reply) for one in every) + _SLACK
+        return -(-longest // 256) * 256
+
+
+class _Words:
+    """A GGUF's vocabulary and tokenisation, before its weights are loaded."""
+
+    def __init__(self, gguf: Path) -> None:
+        self._gguf = gguf
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return read_vocabulary(self._gguf)
+
+    def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
+        """With BOS wherever the model has one: to its speed it is a token like any other."""
+        begin = self.vocabulary.bos_id
+        tokens = base_tokenizer.encode(self._gguf, text)
+        return tokens if begin is None else [begin, *tokens]
+
+
+def _text(path: Path | None) -> tuple[str, str]:
+    """The main text's name and itself."""
+    if path is None:
+        return "prose", texts.sample("prose").text
+    try:
+        return path.name, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(f"cannot read {path}: {reason}: give a text file in UTF-8") from None
+
+
+def _arms(settings: Settings, passages: Passages, models: Models) -> Iterator[Arm]:
+    """Every arm, those of one prompt side by side: going back to it costs nothing then."""
+    kinds = settings.kinds
+    for kind in kinds:
+        yield _arm(kind, passages.main, models)
+    both = [kind for kind in kinds if kind in ("plain", "steered")]
+    for passage in passages.lengths:
+        for kind in both:
+            yield _arm(kind, passage, models)
+    guessing = [kind for kind in kinds if kind.endswith("+guesses")]
+    for passage in passages.repeating:
+        for kind in (*both, *guessing):
+            yield _arm(kind, passage, models)
+    if passages.many:
+        for kind in both:
+            yield _many(kind, passages.many, models)
+
+
+def _arm(kind: Kind, passage: Passage, models: Models) -> Arm:
+    """One sequence written in one way."""
+    if kind in ("stock", "naive"):
+        return _rival(Place(kind, passage.name, passage.context), passage, models)
+    return _our_arm(kind, passage, models)
+
+
+def _our_arm(kind: Kind, passage: Passage, models: Models) -> OurArm:
+    place = Place(kind, passage.name, passage.context)
+    guesses = kind.endswith("+guesses")
+    active = models.steering(passage, guesses=guesses) if kind in _STEERED else ()
+    engine = models.engine(_OVERLAP.get(kind, "auto"), guesses=guesses)
+    return OurArm(place, engine, [Part(models.slot, passage, active)], models.sampler())
+
+
+def _rival(place: Place, passage: Passage, models: Models) -> Arm:
+    from cmc_local.bench.stock import NaiveArm, StockArm
+
+    if place.kind == "stock":
+        return StockArm(place, models.stock, passage)
+    prompt = models.delta_prompt(passage)
+    return NaiveArm(place, models.stock, passage, models.processor, prompt)
+
+
+def _many(kind: Kind, passages: Sequence[Passage], models: Models) -> Arm:
+    """Several sequences written at once."""
+    steered = kind == "steered"
+    parts = [
+        Part(slot, passage, models.steering(passage, 1 + i) if steered else ())
+        for i, (slot, passage) in enumerate(zip(models.many_slots, passages, strict=True))
+    ]
+    place = Place(kind, passages[0].name, passages[0].context, len(parts))
+    return OurArm(place, models.engine(many=True), parts, models.sampler(many=True))
+
+
+def _check(passages: Passages, arm: Arm, samples: Sequence[Sample]) -> None:
+    """Every arm must have written its passages, every time."""
+    place = arm.place
+    single = (passages.main, *passages.lengths, *passages.repeating)
+    wanted = (
+        tuple(one.reply for one in passages.many)
+        if place.sequences > 1
+        else next((p.reply,) for p in single if (p.name, p.context) == (place.text, place.context))
+    )
+    if any(sample.emitted != wanted for sample in samples):
+        raise RuntimeError(f"{place}: another text was written than the one that was forced")
+
+
+def _prompts(settings: Settings, main: Passage, models: Models) -> dict[str, PromptTime]:
+    """How long the main prompt takes, nothing of it cached; the arms in turn."""
+    arms = {
+        kind: _our_arm(kind, main, models)
+        for kind in settings.kinds
+        if kind in ("plain", "steered")
+    }
+    with models.memory.adding("caches"):  # the first run touches them, and warms up
+        for arm in arms.values():
+            arm.first_token()
+    times: dict[str, list[float]] = {kind: [] for kind in arms}
+    for _ in range(_PROMPT_ROUNDS):
+        for kind, arm in arms.items():
+            times[kind].append(arm.first_token())
+    return {kind: PromptTime(main.context, spread(found)) for kind, found in times.items()}
+
+
+def _memory(models: Models, alone: int | None) -> dict[str, int]:
+    """Bytes: what each part added, the most before the rivals were loaded, the most ever."""
+    peaks = {"peak_alone": alone, "peak": peak()}
+    return {**models.memory.added, **{name: n for name, n in peaks.items() if n is not None}}
+
+
+def _described(settings: Settings, passages: Passages, models: Models) -> dict[str, Any]:
+    steered = "steered" in settings.kinds
+    prompts = (passages.main, *passages.lengths) if models.adapter else ()
+    return {
+        "tokens": settings.tokens,
+        "contexts": list(settings.contexts),
+        "delta_prompt_tokens": [len(models.delta_prompt(one)) for one in prompts],
+        "parallel": settings.parallel,
+        "pairs": settings.pairs,
+        "arms": list(settings.arms),
+        "text": settings.text.name if settings.text else "prose",
+        "threads": models.base.threads,
+        "delta_threads": models.delta_threads,
+        "n_ctx": models.base.n_ctx,
+        "overlapped": models.engine().overlaps() if steered else None,
+        "base_row_costs_ms": _costs(models) if "speculated" in settings.arms else None,
+    }
+
+
+def _costs(models: Models) -> dict[int, float]:
+    """What so many rows of the base cost in one decode."""
+    return {rows: round(1000 * spent, 3) for rows, spent in models.base_costs.seconds.items()}
+
+
+def _progress(settings: Settings, place: Place, number: int) -> str:
+    round_ = "warm-up" if number < 0 else f"round {number + 1} of {settings.pairs}"
+    return f"{round_}: {place}"

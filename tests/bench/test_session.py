@@ -1,0 +1,65 @@
+"""What a measurement is made of: its settings, its texts, and that no arm writes another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cmc_local.bench import session
+from cmc_local.bench.arms import Kind, Place, Sample
+from cmc_local.bench.session import Passages, Settings
+from cmc_local.errors import UsageError
+
+GGUF = Path("any.gguf")
+
+
+class Written:
+    """An arm of which only the place counts."""
+
+    def __init__(self, kind: Kind, text: str, context: int, sequences: int = 1) -> None:
+        self.place = Place(kind, text, context, sequences)
+
+    def run(self) -> Sample:
+        raise AssertionError("not run here")
+
+
+def test_arms_become_kinds_in_the_tables_order() -> None:
+    adapter = Path("adapter")
+    settings = Settings(gguf=GGUF, adapter=adapter, arms=("speculated", "steered", "plain"))
+    assert settings.kinds == ("plain", "steered", "plain+guesses", "steered+guesses")
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UsageError, match="no arm 'fast': there are plain"):
+        Settings(gguf=GGUF, arms=("fast",))
+    with pytest.raises(UsageError, match="the arms steered, naive need an adapter"):
+        Settings(gguf=GGUF, arms=("plain", "steered", "naive"))
+    assert Settings(gguf=GGUF, arms=("stock", "speculated")).kinds == ("stock", "plain+guesses")
+
+
+def test_passages_of_the_bundled_texts(tiny_gguf: Path) -> None:
+    settings = Settings(gguf=tiny_gguf, adapter=GGUF, tokens=5, contexts=(30, 10), parallel=3)
+    found = Passages.of(settings)
+    assert (found.main.name, found.main.context) == ("prose", 30)
+    (short,) = found.lengths
+    assert (short.context, short.reply) == (10, found.main.reply)
+    assert [one.name for one in found.repeating] == ["editing", "extraction"]
+    assert len({found.main.prompt, *(one.prompt for one in found.many)}) == 4
+    every = (found.main, *found.lengths, *found.repeating, *found.many)
+    assert {len(one.reply) for one in every} == {6}  # one is not timed
+    longest = max(one.context for one in every)
+    assert found.context % 256 == 0
+    assert longest + 6 + 16 <= found.context < longest + 6 + 16 + 256
+
+
+def test_an_arm_that_writes_something_else_is_an_error(tiny_gguf: Path) -> None:
+    settings = Settings(gguf=tiny_gguf, adapter=GGUF, tokens=2, contexts=(30,), parallel=2)
+    found = Passages.of(settings)
+    good = Sample(1.0, 2, (found.main.reply,))
+    session._check(found, Written("plain", "prose", 30), [good, good])
+    many = Sample(1.0, 4, tuple(one.reply for one in found.many))
+    session._check(found, Written("steered", "prose", 30, 2), [many])
+    for bad in (Sample(1.0, 2, ((1, 2, 3),)), Sample(1.0, 2, ()), many):
+        with pytest.raises(RuntimeError, match="plain, prose after 30: another text"):
+            session._check(found, Written("plain", "prose", 30), [good, bad])
