@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +61,19 @@ def open_session(
             "`cmc-local doctor`"
         )
     _check_signature(session, adapter, precision)
+    session._model_bytes = None  # kept for a fallback that is never taken: the whole file
+    del data
+    _give_back_memory()
     return session
+
+
+def _give_back_memory() -> None:
+    """Return to the system what reading the file took, where the C library can be asked to.
+
+    Otherwise some 40 % of a delta's file stay in its heap, free and of no use to anyone.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc alone has this function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_signature(session: Any, adapter: Adapter, precision: Precision) -> None:
