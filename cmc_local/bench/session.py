@@ -3,14 +3,15 @@
     settings -> passages -> models -> arms -> samples -> `Result`
 
 The main text after the first prompt length is measured in every way; other lengths, texts that
-repeat their prompts and several sequences at once in those ways that say something there.
+repeat their prompts and several sequences at once in those ways that say something there. Arms
+that are compared take turns; other prompts come after them, so that none is decoded each round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ _OVERLAP: Final[Mapping[str, Overlap]] = {"serial": "off", "overlapped": "on"}
 _STEERED: Final = ("steered", "serial", "overlapped", "naive", "steered+guesses")
 _SLACK: Final = 16
 """Tokens of context beyond a reply: guesses reach over its end."""
-_PROMPT_ROUNDS: Final = 3
+_PROMPT_ROUNDS: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +97,12 @@ def run(settings: Settings, tell: Tell = lambda _line: None) -> Result:
         tell("the prompt, nothing of it cached")
         prompts = _prompts(settings, passages.main, models)
         alone = peak()  # nothing but the runner has been loaded yet
-        arms = list(_arms(settings, passages, models))
-        samples = measure(
-            arms, settings.pairs, lambda place, i: tell(_progress(settings, place, i))
-        )
-        for arm in arms:
-            _check(passages, arm, samples[arm.place])
+        samples: dict[Place, list[Sample]] = {}
+        turn = partial(_tell_turn, tell, settings.pairs)
+        for arms in _blocks(settings, passages, models):
+            samples.update(measure(arms, settings.pairs, turn))
+        for place, found in samples.items():
+            _check(passages, place, found)
         return Result(
             settings=_described(settings, passages, models),
             machine=machine(),
@@ -181,22 +182,19 @@ def _text(path: Path | None) -> tuple[str, str]:
         raise DataError(f"cannot read {path}: {reason}: give a text file in UTF-8") from None
 
 
-def _arms(settings: Settings, passages: Passages, models: Models) -> Iterator[Arm]:
-    """Every arm, those of one prompt side by side: going back to it costs nothing then."""
+def _blocks(settings: Settings, passages: Passages, models: Models) -> Iterator[list[Arm]]:
+    """The arms that take turns; each block has a prompt of its own, which is decoded once."""
     kinds = settings.kinds
-    for kind in kinds:
-        yield _arm(kind, passages.main, models)
     both = [kind for kind in kinds if kind in ("plain", "steered")]
-    for passage in passages.lengths:
-        for kind in both:
-            yield _arm(kind, passage, models)
     guessing = [kind for kind in kinds if kind.endswith("+guesses")]
-    for passage in passages.repeating:
-        for kind in (*both, *guessing):
-            yield _arm(kind, passage, models)
+    main = [_arm(kind, passages.main, models) for kind in kinds]
     if passages.many:
-        for kind in both:
-            yield _many(kind, passages.many, models)
+        main += [_many(kind, passages.many, models) for kind in both]
+    yield main
+    for passage in passages.lengths:
+        yield [_arm(kind, passage, models) for kind in both]
+    for passage in passages.repeating:
+        yield [_arm(kind, passage, models) for kind in (*both, *guessing)]
 
 
 def _arm(kind: Kind, passage: Passage, models: Models) -> Arm:
@@ -234,9 +232,8 @@ def _many(kind: Kind, passages: Sequence[Passage], models: Models) -> Arm:
     return OurArm(place, models.engine(many=True), parts, models.sampler(many=True))
 
 
-def _check(passages: Passages, arm: Arm, samples: Sequence[Sample]) -> None:
+def _check(passages: Passages, place: Place, samples: Sequence[Sample]) -> None:
     """Every arm must have written its passages, every time."""
-    place = arm.place
     single = (passages.main, *passages.lengths, *passages.repeating)
     wanted = (
         tuple(one.reply for one in passages.many)
@@ -294,6 +291,5 @@ def _costs(models: Models) -> dict[int, float]:
     return {rows: round(1000 * spent, 3) for rows, spent in models.base_costs.seconds.items()}
 
 
-def _progress(settings: Settings, place: Place, number: int) -> str:
-    round_ = "warm-up" if number < 0 else f"round {number + 1} of {settings.pairs}"
-    return f"{round_}: {place}"
+def _tell_turn(tell: Tell, pairs: int, place: Place, number: int) -> None:
+    tell(f"{'warm-up' if number < 0 else f'round {number + 1} of {pairs}'}: {place}")

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -22,6 +24,8 @@ from cmc_local.commands import options
 from cmc_local.commands.loading import is_bundled
 from cmc_local.commands.workshop import import_workshop
 from cmc_local.errors import UsageError
+
+Made = TypeVar("Made")
 
 
 def _names(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -33,16 +37,16 @@ def _names(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[str
     return tuple(dict.fromkeys(names))
 
 
-def _lengths(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
+def lengths(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
     try:
-        lengths = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        lengths = ()
-    if not lengths or min(lengths) < 2:
+        found = ()
+    if not found or min(found) < 2:
         raise UsageError(
             f"--prompt-tokens {text!r}: give numbers of at least 2, as in --prompt-tokens 300,16"
         )
-    return lengths
+    return found
 
 
 def _synthetic_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,7 +82,7 @@ def _synthetic_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "contexts",
     default="300",
     show_default=True,
-    callback=_lengths,
+    callback=lengths,
     metavar="N[,N...]",
     help="Tokens before them; every arm runs after the first of these numbers.",
 )
@@ -188,15 +192,30 @@ def _made(
         )
     from cmc_local.token_map import cache_folder
 
-    synthetic = import_workshop("synthetic")
     folder = cache_folder() / "synthetic" if cache is None else cache
+    base, adapter = apart(make_synthetic, size, vocab, delta, delta_vocab, folder)
+    return base, options.AdapterChoice(adapter)
+
+
+def make_synthetic(
+    size: str, vocab: Path, delta: str, delta_vocab: Path, folder: Path
+) -> tuple[Path, Path]:
+    """A base and an adapter of random weights; what is in the folder already is kept."""
+    synthetic = import_workshop("synthetic")
 
     def tell(line: str) -> None:
         click.echo(line, err=True)
 
-    base = synthetic.base_model(size, vocab, folder, report=tell)
-    adapter = synthetic.adapter(delta, delta_vocab, folder, report=tell)
-    return base, options.AdapterChoice(adapter)
+    return (
+        synthetic.base_model(size, vocab, folder, report=tell),
+        synthetic.adapter(delta, delta_vocab, folder, report=tell),
+    )
+
+
+def apart(function: Callable[..., Made], *arguments: Any) -> Made:
+    """A function's result from a process of its own: PyTorch's memory and threads stay there."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _teller() -> Callable[[str], None]:

@@ -7,21 +7,11 @@ from pathlib import Path
 import pytest
 
 from cmc_local.bench import session
-from cmc_local.bench.arms import Kind, Place, Sample
+from cmc_local.bench.arms import Place, Sample
 from cmc_local.bench.session import Passages, Settings
 from cmc_local.errors import UsageError
 
 GGUF = Path("any.gguf")
-
-
-class Written:
-    """An arm of which only the place counts."""
-
-    def __init__(self, kind: Kind, text: str, context: int, sequences: int = 1) -> None:
-        self.place = Place(kind, text, context, sequences)
-
-    def run(self) -> Sample:
-        raise AssertionError("not run here")
 
 
 def test_arms_become_kinds_in_the_tables_order() -> None:
@@ -57,9 +47,9 @@ def test_an_arm_that_writes_something_else_is_an_error(tiny_gguf: Path) -> None:
     settings = Settings(gguf=tiny_gguf, adapter=GGUF, tokens=2, contexts=(30,), parallel=2)
     found = Passages.of(settings)
     good = Sample(1.0, 2, (found.main.reply,))
-    session._check(found, Written("plain", "prose", 30), [good, good])
+    session._check(found, Place("plain", "prose", 30), [good, good])
     many = Sample(1.0, 4, tuple(one.reply for one in found.many))
-    session._check(found, Written("steered", "prose", 30, 2), [many])
+    session._check(found, Place("steered", "prose", 30, 2), [many])
     for bad in (Sample(1.0, 2, ((1, 2, 3),)), Sample(1.0, 2, ()), many):
         with pytest.raises(RuntimeError, match="plain, prose after 30: another text"):
-            session._check(found, Written("plain", "prose", 30), [good, bad])
+            session._check(found, Place("plain", "prose", 30), [good, bad])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from click.testing import CliRunner, Result
 from cmc_local.bench import session
 from cmc_local.bench.arms import Kind
 from cmc_local.commands import bench, main
-from cmc_local.errors import MissingExtra
+from cmc_local.errors import MissingExtra, UsageError
 
 FAST = ("--threads", "1", "--pairs", "1", "--tokens", "3")
 
@@ -133,6 +134,7 @@ def test_a_synthetic_pair_is_made_in_the_cache_and_measured(
 
     fake = SimpleNamespace(base_model=maker, adapter=maker)
     monkeypatch.setattr(bench, "import_workshop", lambda name: {"synthetic": fake}[name])
+    monkeypatch.setattr(bench, "apart", lambda function, *arguments: function(*arguments))
     measured: list[session.Settings] = []
     monkeypatch.setattr(session, "run", lambda settings, tell: measured.append(settings))
     monkeypatch.setenv("CMC_CACHE", str(tmp_path))
@@ -154,8 +156,15 @@ def test_without_the_workshop_one_line_names_the_extra(monkeypatch: pytest.Monke
         raise MissingExtra('gguf is not installed: pip install "cmc-local[train]"')
 
     monkeypatch.setattr(bench, "import_workshop", missing)
+    monkeypatch.setattr(bench, "apart", lambda function, *arguments: function(*arguments))
     done = run("--synthetic", "1b", "--vocab", "v.gguf", "--delta-vocab", "t.json")
     assert done.exit_code == 1
     assert done.stderr.splitlines() == [
         'cmc-local: error: gguf is not installed: pip install "cmc-local[train]"'
     ]
+
+
+def test_a_process_of_its_own_hands_back_results_and_errors() -> None:
+    assert bench.apart(os.getpid) != os.getpid()
+    with pytest.raises(UsageError, match="give numbers"):
+        bench.apart(bench.lengths, None, None, "many")
