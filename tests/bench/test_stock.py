@@ -148,6 +148,7 @@ def test_the_naive_arm_goes_back_to_the_question_each_time(
     fed.clear()
     arm.run()
     assert fed == steps[1:]  # the question is in the cache
+    assert delta.length(0) == sum(steps)  # and the first reply no longer
 
 
 def test_a_full_context_of_the_delta_is_no_end(
