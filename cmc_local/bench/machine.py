@@ -17,6 +17,8 @@ from cmc_local.base_threads import usable_cores
 
 def machine() -> dict[str, Any]:
     """What a figure depends on beside the models, in JSON's types."""
+    from cmc_local import base_library
+
     return {
         "cores": usable_cores(),
         "memory_gb": _memory(),
@@ -24,6 +26,7 @@ def machine() -> dict[str, Any]:
         "cmc_local": __version__,
         "llama_cpp_python": _installed("llama-cpp-python"),
         "onnxruntime": _installed("onnxruntime-gpu") or _installed("onnxruntime"),
+        "gpu_offload": base_library.offloads_to_gpu(),
         "python": platform.python_version(),
     }
 

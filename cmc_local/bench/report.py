@@ -135,6 +135,7 @@ def _header(result: Result) -> Iterator[str]:
     yield (
         f"machine  {machine['cores']} cores"
         + ("" if memory is None else f", {memory} GB")
+        + (", base on a GPU" if machine["gpu_offload"] and result.settings["gpu_layers"] else "")
         + f", {machine['system']}; cmc-local {machine['cmc_local']},"
         f" llama-cpp-python {machine['llama_cpp_python']}, ONNX Runtime {machine['onnxruntime']}"
     )

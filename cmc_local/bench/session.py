@@ -10,12 +10,12 @@ that are compared take turns; other prompts come after them, so that none is dec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
-from cmc_local import base_tokenizer
+from cmc_local import base_library, base_tokenizer
 from cmc_local.base_vocabulary import read_vocabulary
 from cmc_local.bench import texts
 from cmc_local.bench.arms import KINDS, Arm, Kind, Place, Sample
@@ -80,6 +80,7 @@ class Settings:
 
 def run(settings: Settings, tell: Tell = lambda _line: None) -> Result:
     """Measure; `tell` is given lines about how far it is."""
+    settings, notices = _without_crashes(settings)
     passages = Passages.of(settings)
     tell("loading")
     loading = Loading(
@@ -112,7 +113,20 @@ def run(settings: Settings, tell: Tell = lambda _line: None) -> Result:
             samples=samples,
             prompts=prompts,
             memory=_memory(models, alone),
+            notices=notices,
         )
+
+
+def _without_crashes(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """Without stock `Llama` where it would end the process; `BaseModel` knows a way around."""
+    rivals = [name for name in settings.arms if name in ("stock", "naive")]
+    if not rivals or not base_library.has_risky_amx():
+        return settings, ()
+    kept = tuple(name for name in settings.arms if name not in rivals)
+    told = f"{' and '.join(rivals)}: left out, {base_library.AMX_NOTICE}"
+    if not kept:
+        raise UsageError(told)
+    return replace(settings, arms=kept), (told,)
 
 
 @dataclass(frozen=True)
@@ -280,6 +294,7 @@ def _described(settings: Settings, passages: Passages, models: Models) -> dict[s
         "text": settings.text.name if settings.text else "prose",
         "threads": models.base.threads,
         "delta_threads": models.delta_threads,
+        "gpu_layers": settings.gpu_layers,
         "n_ctx": models.base.n_ctx,
         "overlapped": models.engine().overlaps() if steered else None,
         "base_row_costs_ms": _costs(models) if "speculated" in settings.arms else None,

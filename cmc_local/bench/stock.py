@@ -19,13 +19,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from cmc_local import base_library
 from cmc_local.adapter import Adapter
 from cmc_local.bench.arms import Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
 from cmc_local.delta import OnnxDelta
 from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.errors import UsageError
 from cmc_local.token_map import TokenMap
 
 REST = 0.1
@@ -91,16 +89,11 @@ class Processor:
 
 
 class Stock:
-    """`Llama` and what it writes passages with."""
+    """`Llama` and what it writes passages with; not for builds with `has_risky_amx`."""
 
     def __init__(
         self, gguf: Path, *, context: int, batch: int, threads: int, gpu_layers: int = -1
     ) -> None:
-        if base_library.has_risky_amx():
-            raise UsageError(
-                "stock Llama crashes with this build of llama.cpp (`cmc-local doctor` says more):"
-                " leave the arms stock and naive out with --arms"
-            )
         self._llama = llama_cpp.Llama(
             str(gguf),
             n_ctx=context,

@@ -35,6 +35,7 @@ def result(**more: Any) -> Result:
             "pairs": 3,
             "threads": 2,
             "delta_threads": 1,
+            "gpu_layers": -1,
             "overlapped": False,
         },
         "machine": machine(),

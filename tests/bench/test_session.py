@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cmc_local import base_library
 from cmc_local.bench import session
 from cmc_local.bench.arms import Place, Sample
 from cmc_local.bench.session import Passages, Settings
@@ -53,3 +54,17 @@ def test_an_arm_that_writes_something_else_is_an_error(tiny_gguf: Path) -> None:
     for bad in (Sample(1.0, 2, ((1, 2, 3),)), Sample(1.0, 2, ()), many):
         with pytest.raises(RuntimeError, match="plain, prose after 30: another text"):
             session._check(found, Place("plain", "prose", 30), [good, bad])
+
+
+def test_rivals_that_would_crash_are_left_out_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(gguf=GGUF, adapter=GGUF, arms=("plain", "stock", "naive"))
+    monkeypatch.setattr(base_library, "has_risky_amx", lambda: False)
+    assert session._without_crashes(settings) == (settings, ())
+    monkeypatch.setattr(base_library, "has_risky_amx", lambda: True)
+    left, (told,) = session._without_crashes(settings)
+    assert left.arms == ("plain",)
+    assert told.startswith("stock and naive: left out, this build of llama.cpp can crash")
+    with pytest.raises(UsageError, match="stock: left out"):
+        session._without_crashes(Settings(gguf=GGUF, arms=("stock",)))

@@ -11,7 +11,7 @@ import pytest
 
 import tiny_adapters
 import tiny_models
-from cmc_local import base_library, token_map
+from cmc_local import token_map
 from cmc_local.adapter import Adapter
 from cmc_local.base_vocabulary import read_vocabulary
 from cmc_local.bench import stock as module
@@ -20,7 +20,6 @@ from cmc_local.bench.passages import Passage
 from cmc_local.bench.stock import NaiveArm, Processor, Stock, StockArm, naive_delta
 from cmc_local.delta import OnnxDelta
 from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.errors import UsageError
 from cmc_local.token_map import TokenMap
 
 PLACE = Place("naive", "text", 4)
@@ -168,12 +167,6 @@ def test_what_goes_wrong_in_the_processor_is_raised(
     monkeypatch.setattr(processor, "_mapped", broken)
     with pytest.raises(MemoryError, match="no room"):
         NaiveArm(PLACE, stock, passage(tiny_gguf), processor, QUESTION).run()
-
-
-def test_a_build_that_crashes_is_refused(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_library, "has_risky_amx", lambda: True)
-    with pytest.raises(UsageError, match="leave the arms stock and naive out"):
-        Stock(tiny_gguf, context=256, batch=64, threads=1)
 
 
 def test_the_rivals_options_are_the_librarys_own() -> None:
