@@ -110,7 +110,7 @@ class OnnxDelta:
 
         Equal to one feed after the other up to the rounding of different kernels per batch size.
         Single tokens, and as many more as it pays for, go through steps of all slots at once; what
-        is longer goes alone. An idle slot among them rides along: what it writes lies behind its
+        is longer goes alone. An idle slot among them may ride along: what it writes lies behind its
         tokens. Raises UsageError before anything has changed.
         """
         clean = [
@@ -206,12 +206,13 @@ class OnnxDelta:
     def _spans(self, active: Sequence[int]) -> Iterator[tuple[int, int]]:
         """First and last slots of runs that cover the active slots.
 
-        A run costs far more than an idle slot in it, so the idle ones between ride along; a full
-        one cannot, as it has no place behind its tokens.
+        A single idle slot between rides along, which costs less than another run; several would
+        not, and a full one cannot: it has no place behind its tokens.
         """
         first = active[0]
         for one, other in pairwise(active):
-            if self.context in self._lengths[one + 1 : other]:
+            idle = self._lengths[one + 1 : other]
+            if len(idle) > 1 or self.context in idle:
                 yield first, one
                 first = other
         yield first, active[-1]

@@ -104,14 +104,18 @@ def test_single_tokens_for_all_slots(pair: Pair) -> None:
 
 @pytest.mark.parametrize("idle", [0, 9, CONTEXT])
 def test_an_idle_slot_between_is_left_as_it_was(pair: Pair, idle: int) -> None:
-    pair.fill(5, idle, idle, 8)
+    pair.fill(5, idle, 8, idle)
     for _ in range(3):
-        pair.feed(*one_each(0, 3))
-    if idle < CONTEXT:
-        pair.feed(Feed(1, [77], rows=1), Feed(2, [78, 79], rows=2))
-    else:
-        pair.roll_back(1, CONTEXT - 1)
-        pair.feed(Feed(1, [77]))
+        pair.feed(*one_each(0, 2))
+    for slot in (1, 3):
+        pair.roll_back(slot, min(idle, CONTEXT - 2))
+    pair.feed(Feed(1, [77]), Feed(3, [78, 79], rows=2))
+
+
+def test_slots_that_are_far_apart(pair: Pair) -> None:
+    pair.fill(5, 2, 0, 8)
+    pair.feed(*one_each(0, 3))
+    pair.feed(*one_each(1, 2))
 
 
 def test_the_order_of_feeds_is_the_order_of_results(pair: Pair) -> None:
@@ -180,6 +184,8 @@ def test_single_tokens_share_runs_and_longer_feeds_go_alone(
     assert runs_of(*one_each(0, 1, 2)) == ["0 to 2"]
     assert runs_of(*one_each(0, 2)) == ["0 to 2"]
     assert runs_of(*one_each(1)) == ["1 to 1"]
+    exact.roll_back(3, 2)
+    assert runs_of(*one_each(0, 3)) == ["0 to 0", "3 to 3"]
     assert runs_of(Feed(0, [1]), Feed(1, [1] * 9), Feed(2, [1])) == ["0 to 2", "1: 9"]
     assert runs_of(Feed(0, [1, 1]), Feed(1, [1, 1]), Feed(2, [1, 1])) == ["0 to 2", "0 to 2"]
 
