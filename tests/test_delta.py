@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -153,6 +154,15 @@ def test_8_bit_weights_stay_near_pytorch(tiny_adapter: Adapter, expected: Float)
 def test_the_cpu_takes_8_bits_by_itself(tiny_adapter: Adapter) -> None:
     source = OnnxDelta(tiny_adapter, device="cpu")
     assert (source.precision, source.device, source.context) == ("int8", "cpu", 128)
+
+
+def test_threads_sleep_between_runs(tiny_adapter: Adapter) -> None:
+    source = OnnxDelta(tiny_adapter, device="cpu", threads=3)
+    source.feed(0, TOKENS)
+    source.feed(0, [1])
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.03  # one spinning thread would take 0.3
 
 
 def test_a_full_context_is_an_error_that_changes_nothing(source: OnnxDelta) -> None:
