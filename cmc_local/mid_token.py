@@ -31,7 +31,7 @@ from cmc_local.vocabulary import Role, Vocabulary
 REACH: Final = 4
 """How many of the delta's last tokens are looked back on."""
 _CACHE: Final = 512
-"""Beginnings `u` whose continuations are remembered; a short one has some 10,000."""
+"""Beginnings `u` whose continuations are remembered; a lone space has some 50,000."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +57,12 @@ class MidToken:
 
     def __init__(self, base: Vocabulary, delta: Vocabulary) -> None:
         self._delta = delta
-        normal = ((text, i) for i, text in enumerate(delta.tokens) if delta.roles[i] == Role.NORMAL)
-        ordered = sorted(pair for pair in normal if len(pair[0]) > 1)
-        self._texts = [text for text, _ in ordered]
-        self._ids = [i for _, i in ordered]
+        texts, normal = delta.tokens, np.flatnonzero(delta.roles == Role.NORMAL).tolist()
+        ids = sorted((i for i in normal if len(texts[i]) > 1), key=texts.__getitem__)
+        self._texts = [texts[i] for i in ids]
+        self._ids = np.array(ids, np.intp)
+        self._lengths = np.array([len(text) for text in self._texts], np.intp)
+        self._shared = _shared_with_previous(self._texts, self._lengths)
         self._base_ids = _ids_by_text(base)
         self._joins: Callable[[bytes], _Joins | None] = lru_cache(_CACHE)(self._find)
 
@@ -92,17 +94,26 @@ class MidToken:
         return found
 
     def _find(self, begun: bytes) -> _Joins | None:
-        """All pairs for one beginning, by base token; None where there is none."""
-        pairs: list[tuple[int, int]] = []
-        for place in range(bisect_right(self._texts, begun), self._end(begun)):
-            remainder, delta_id = self._texts[place][len(begun) :], self._ids[place]
-            for end in range(1, len(remainder) + 1):
-                pairs += [(i, delta_id) for i in self._base_ids.get(remainder[:end], ())]
-        if not pairs:
+        """What may follow one beginning; None where there is nothing."""
+        first, last = bisect_right(self._texts, begun), self._end(begun)
+        if first == last:
             return None
-        base_ids, delta_ids = np.array(sorted(pairs), dtype=np.intp).T
-        starts = np.flatnonzero(np.diff(base_ids, prepend=-1))
-        return _Joins(np.ascontiguousarray(delta_ids), starts, base_ids[starts])
+        lengths, shared = self._lengths[first:last], self._shared[first:last].copy()
+        shared[0] = len(begun)
+        # Each beginning of the texts once: of the first that has it, its first `end` bytes.
+        places = np.repeat(np.arange(last - first), lengths - shared)
+        ends = _ranges(shared, lengths) + 1
+        texts, cut, ids_of = self._texts[first:last], len(begun), self._base_ids.get
+        pairs = zip(places.tolist(), ends.tolist(), strict=True)
+        found = [ids_of(texts[place][cut:end], ()) for place, end in pairs]
+        hit = [at for at, ids in enumerate(found) for _ in ids]
+        if not hit:
+            return None
+        starts, base_ids = places[hit], np.array([i for ids in found for i in ids], np.intp)
+        stops = _stops(shared, starts, ends[hit])
+        sizes = stops - starts
+        delta_ids = self._ids[first:last][_ranges(starts, stops)]
+        return _Joins(delta_ids, np.cumsum(sizes) - sizes, base_ids)
 
     def _end(self, begun: bytes) -> int:
         """Where the sorted texts that begin with `begun` end."""
@@ -112,13 +123,50 @@ class MidToken:
         return bisect_left(self._texts, stem[:-1] + bytes([stem[-1] + 1]))
 
 
+def _shared_with_previous(texts: Sequence[bytes], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+    """(n,) intp: in how many first bytes each text equals the one before it."""
+    data = np.frombuffer(b"".join(texts), np.uint8)
+    begins = np.cumsum(lengths) - lengths
+    shared = np.zeros(len(texts), np.intp)
+    alike = np.arange(1, len(texts))
+    while len(alike):
+        depth = shared[alike[0]]  # the same for all that are left
+        longer = np.minimum(lengths[alike], lengths[alike - 1]) > depth
+        alike = alike[longer]
+        alike = alike[data[begins[alike] + depth] == data[begins[alike - 1] + depth]]
+        shared[alike] += 1
+    return shared
+
+
+def _ranges(starts: NDArray[np.intp], stops: NDArray[np.intp]) -> NDArray[np.intp]:
+    """All numbers from each start to before its stop: (0, 5), (2, 8) are 0 1 5 6 7."""
+    sizes = stops - starts
+    found: NDArray[np.intp] = np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+    found += np.arange(len(found))
+    return found
+
+
+def _stops(
+    shared: NDArray[np.intp], starts: NDArray[np.intp], ends: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """(m,) intp: up to where the texts from each start on equal it in their first `ends` bytes."""
+    stops = np.empty_like(starts)
+    for end in np.unique(ends):
+        same = ends == end
+        breaks = np.append(np.flatnonzero(shared < end), len(shared))
+        stops[same] = breaks[np.searchsorted(breaks, starts[same], side="right")]
+    return stops
+
+
 def _ids_by_text(base: Vocabulary) -> dict[bytes, tuple[int, ...]]:
     """Base tokens by text; a byte token only where no normal token has its text."""
     found: dict[bytes, tuple[int, ...]] = {}
-    for role in (Role.NORMAL, Role.BYTE):
-        taken = set(found) if role == Role.BYTE else set()
-        for i in np.flatnonzero(base.roles == role).tolist():
-            text = base.tokens[i]
-            if text and text not in taken:
-                found[text] = (*found.get(text, ()), i)
+    for role in (Role.BYTE, Role.NORMAL):
+        ids = [i for i in np.flatnonzero(base.roles == role).tolist() if base.tokens[i]]
+        alike: dict[bytes, tuple[int, ...]] = {base.tokens[i]: (i,) for i in ids}
+        if len(alike) < len(ids):
+            alike = dict.fromkeys(alike, ())
+            for i in ids:
+                alike[base.tokens[i]] += (i,)
+        found |= alike
     return found
