@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from cmc_local.delta_tokenizer import DeltaPrompt, DeltaTokenizer, Tail
+from cmc_local.borders import Tail
+from cmc_local.delta_tokenizer import DeltaPrompt, DeltaTokenizer
 
 __all__ = ["Aligner", "DeltaPrompt", "DeltaTokenizer", "Edit", "edit_between"]
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """How one stream of tokens becomes the next one.
 
     An edit that changes the stream feeds at least one token, so that the delta has a shift for the
@@ -43,14 +43,13 @@ def edit_between(old: Sequence[int], new: Sequence[int]) -> Edit:
     return Edit(keep, tuple(new[keep:]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     """A border in the response that the stream can go back to."""
 
     received: int
     """Bytes of the response before it."""
     needed: int
-    """Bytes of the response without which it is none: the space or newline that makes it, too."""
+    """Bytes of the response that showed it: with fewer it may be none."""
     final: int
     """Tokens of the stream before it."""
     anchor: str
@@ -128,13 +127,18 @@ class Aligner:
         self.tokens[:] = self._prompt_tokens + before[-kept:]
         self._final += len(self.tokens) - len(before)
         self._floor = start
-        self._marks = [replace(self._marks[-1], final=self._final)]
+        self._marks = [self._marks[-1]._replace(final=self._final)]
         return edit_between(before, self.tokens)
 
     @property
     def held(self) -> bytes:
         """Bytes of a character that is not whole yet; the stream is this much behind the text."""
         return self._decoder.getstate()[0]
+
+    @property
+    def tail_length(self) -> int:
+        """Characters that the next push encodes again."""
+        return len(self._tail.text)
 
     def recent(self, count: int) -> tuple[int, ...]:
         """At most `count` last tokens of the stream, none that was final before the response.
@@ -151,27 +155,28 @@ class Aligner:
         if not text:
             return Edit(len(self.tokens), ())
         self._answering = True
-        tail = Tail(self._tail.anchor, self._tail.text + text)
-        final, rest, self._tail = self._tokenizer.split_tail(tail, least=self._prompts_part)
-        edit = edit_between(self.tokens[self._final :], [*final, *rest])
+        anchor, before, _ = self._tail
+        tail, old = Tail(anchor, before + text, len(before)), self.tokens[self._final :]
+        final, rest, self._tail = self._tokenizer.split_tail(tail, old, least=self._prompts_part)
+        edit = edit_between(old, final + rest)
         keep = self._final + edit.keep
         self.tokens[keep:] = edit.feed
         if self._tail is not tail:
             self._final += len(final)
             self._prompts_part = 0
-            start = self._tail_start()
-            self._marks.append(_Mark(start, start + 1, self._final, self._tail.anchor))
+            end = len(self._response) - len(self.held)
+            needed = end + 1 if last else end  # what held bytes became at the end may not stay
+            self._marks.append(_Mark(self._tail_start(end), needed, self._final, self._tail.anchor))
         return Edit(keep, edit.feed)
 
-    def _tail_start(self) -> int:
-        """Where the tail, which begins with a space or newline, begins in the response's bytes.
-
-        These two bytes are never part of another character, so counting them is enough.
-        """
-        place = len(self._response)
-        for _ in range(self._tail.text.count(" ") + self._tail.text.count("\n")):
-            place = max(self._response.rfind(border, 0, place) for border in (b" ", b"\n"))
-        return place
+    def _tail_start(self, end: int) -> int:
+        """Where the tail, which ends at the byte `end` of the response, begins in it."""
+        text = self._tail.text
+        start = max(end - len(text.encode()), 0)
+        # U+FFFD has three bytes; what it stands for has one to three.
+        while "\ufffd" in text and self._response[start:end].decode("utf-8", "replace") != text:
+            start += 1
+        return start
 
     def _freeze(self) -> None:
         """Declare the whole stream final, border or not."""

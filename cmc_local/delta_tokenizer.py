@@ -13,12 +13,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from tokenizers import Tokenizer
-from tokenizers.models import Unigram
 
+from cmc_local.borders import Borders, Tail
 from cmc_local.errors import TokenizerError, UsageError
 from cmc_local.prompts import (
     EndOfAnswer,
@@ -31,21 +31,8 @@ from cmc_local.prompts import (
 )
 from cmc_local.vocabulary import Vocabulary, byte_value, from_tokenizer_json
 
-_BORDERS: Final = (" ", "\n")
-_MARKER: Final = "\u2581"
-_CACHE: Final = 4096
-"""Last characters whose boundaries are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """Text whose tokens may still change, and the character before it (empty at a text's start).
-
-    The border between both is one that no later text can change.
-    """
-
-    anchor: str
-    text: str
+_ANCHORS: Final = 4096
+"""Anchors whose tokens are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +61,8 @@ class DeltaTokenizer:
         self.eos_id: int = self.vocabulary.eos_id
         self.bos_id: int | None = self.vocabulary.bos_id
         self._tokenizer = _load(data)
-        # Unigram adds up scores over a whole piece of text and tells equal sums apart by rounding:
-        # only where its pre-tokenizer cuts, before spaces, is what follows on its own.
-        self._border_signs = " " if isinstance(self._tokenizer.model, Unigram) else _BORDERS
-        self._crossing = _crossing_bytes(self.vocabulary, data)
-        self._is_border: Callable[[str, str], bool] = lru_cache(_CACHE)(self._check_border)
-        self._anchor_ids: Callable[[str], list[int]] = lru_cache(_CACHE)(self.encode)
+        self._borders = Borders(data, self.vocabulary, self._tokenizer.normalizer)
+        self._anchor_ids: Callable[[str], list[int]] = lru_cache(_ANCHORS)(self.encode)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a whole text; no BOS, no EOS; `</s>` in the text is four characters."""
@@ -91,28 +74,32 @@ class DeltaTokenizer:
 
         (A normalizer may put a space before whatever it is given; here it lands on the anchor.)
         """
-        for anchor in (tail.anchor, "\n"):
-            if not anchor:
-                break
-            before = self._anchor_ids(anchor)
-            ids = self.encode(anchor + tail.text)
-            if ids[: len(before)] == before:
-                return ids[len(before) :]
-        return self.encode(tail.text)
+        return self._tail_ids(tail.anchor, tail.text)
 
-    def split_tail(self, tail: Tail, *, least: int = 0) -> tuple[list[int], list[int], Tail]:
+    def split_tail(
+        self, tail: Tail, seen: Sequence[int] = (), *, least: int = 0
+    ) -> tuple[list[int], list[int], Tail]:
         """Tokens of `tail` that are final, its other tokens, and the tail that these belong to.
 
         The new tail begins at the last border in the text, not before the character `least`; where
-        there is none it is `tail` itself.
+        there is none it is `tail` itself. `seen` are the tokens of the part that was seen before.
         """
-        ids = self.encode_tail(tail)
-        for place in self._borders(tail.text, max(least, 1)):
-            final = self.encode_tail(Tail(tail.anchor, tail.text[:place]))
+        anchor, text, old = tail
+        ids = self._tail_ids(anchor, text)
+        encode = partial(self._tail_ids, anchor)
+        for place, before in self._borders.cuts(tail, max(least, 1), encode):
+            final = list(seen) if place == old else encode(text[:place])
             if ids[: len(final)] == final:
-                rest = Tail(tail.text[place - 1], tail.text[place:])
-                return final, ids[len(final) :], rest
+                return final, ids[len(final) :], Tail(before, text[place:])
         return [], ids, tail
+
+    def _tail_ids(self, anchor: str, text: str) -> list[int]:
+        for before in (anchor, "\n") if anchor else ():
+            known = self._anchor_ids(before)
+            ids = self.encode(before + text)
+            if ids[: len(known)] == known:
+                return ids[len(known) :]
+        return self.encode(text)
 
     def prompt(
         self,
@@ -195,28 +182,6 @@ class DeltaTokenizer:
             low, high = (middle, high) if fits(kept, max_tokens) else (low, middle)
         return form.question(_without_middle(query, low), system)
 
-    def _borders(self, text: str, least: int) -> Iterator[int]:
-        """Places in a text that no token crosses, whatever follows; the last two of them."""
-        found = 0
-        for place in range(len(text) - 1, least - 1, -1):
-            if text[place] in self._border_signs and self._is_border(text[place - 1], text[place]):
-                yield place
-                found += 1
-                if found == 2:
-                    return
-
-    def _check_border(self, before: str, border: str) -> bool:
-        """Whether tokens always end between these two: `border` is a space or a newline.
-
-        True where no token of the vocabulary holds both in this order and `before` is no space.
-        Then no merge crosses the place, and a pre-tokenizer that splits before spaces does so here.
-        """
-        if self._tokenizer.normalizer is not None:
-            before = self._tokenizer.normalizer.normalize_str(before)[-1:]
-        if not before or before.isspace() or before == _MARKER:
-            return False
-        return before.encode()[-1] not in self._crossing[border]
-
 
 def clean(text: str) -> str:
     """A text that has UTF-8: lone surrogates become question marks."""
@@ -266,23 +231,6 @@ def _without_specials(data: bytes) -> str:
 def _hidden(name: str, special: set[str]) -> str:
     """A special token's spelling behind a noncharacter, which no text should hold."""
     return f"\ufdd0{name}\ufdd0" if name in special else name
-
-
-def _crossing_bytes(vocabulary: Vocabulary, data: bytes) -> dict[str, frozenset[int]]:
-    """For a space and a newline: the bytes that come directly before it inside some token."""
-    borders = {border: border.encode() for border in _BORDERS}
-    found: dict[str, set[int]] = {border: set() for border in _BORDERS}
-    for token in vocabulary.tokens:
-        for border, code in borders.items():
-            place = token.find(code, 1)
-            while place > 0:
-                found[border].add(token[place - 1])
-                place = token.find(code, place + 1)
-    for entry in json.loads(data).get("added_tokens") or ():
-        if entry.get("rstrip") and not entry.get("special"):  # takes the spaces after it along
-            for border in _BORDERS:
-                found[border].add(entry["content"].encode("utf-8", "replace")[-1])
-    return {border: frozenset(codes) for border, codes in found.items()}
 
 
 def _shortenings(

@@ -22,7 +22,7 @@ LAYERS = (
     {"errors", "processor", "chat_template"},
     {"settings", "bundled", "gguf_header", "onnx_file"},
     {"vocabulary", "prompts"},
-    {"token_map", "adapter", "delta_tokenizer"},
+    {"token_map", "adapter", "borders", "delta_tokenizer"},
     {"control", "mid_token", "shift_source", "alignment", "base_*", "text_stream"},
     {"delta_device", "delta_session"},
     {"delta"},
