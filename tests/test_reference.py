@@ -113,7 +113,7 @@ def by_the_runner(
             turns=one.settings.turns,
         )
         asked = loaded.prompt([{"role": "user", "content": QUESTION}])
-        active.append(ActiveSteering(loaded.steering, loaded.mapped, alpha, asked))
+        active.append(ActiveSteering(loaded.steerings[0], loaded.mapped, alpha, asked))
     chooser = Led(base, tokens, [])
     engine = Engine(base)
     run = engine.begin(Slot(0, tuple(a.steering for a in active)), prompt, chooser, active)

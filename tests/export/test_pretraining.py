@@ -40,7 +40,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(tokenizer: Path, text: Path, output: Path, **more: Any) -> PretrainRecipe:
     values = {
         "row_length": 16, "batch": 4, "steps": 6, "log_every": 1, "evaluate_every": 3,
-        "valid_share": 0.1, "learning_rate": 1e-2, "device": "cpu", "threads": 1, **TINY, **more,
+        "valid_share": 0.1, "learning_rate": 1e-2, "device": "cpu", "threads": 1,
+        "precision": "fp32", **TINY, **more,
     }  # fmt: skip
     return PretrainRecipe(output=output, text=(text,), tokenizer=tokenizer, **values)
 

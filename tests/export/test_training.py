@@ -37,7 +37,8 @@ def questions(path: Path, town: str) -> Path:
 def recipe(template: Path, data: Path, output: Path, **more: Any) -> TrainRecipe:
     values = {
         "batch": 2, "steps": 3, "log_every": 1, "valid_share": 0.2, "learning_rate": 1e-2,
-        "device": "cpu", "threads": 1, **TINY, **more,
+        "device": "cpu", "threads": 1, "precision": "fp32", "template_precision": "fp32",
+        **TINY, **more,
     }  # fmt: skip
     return TrainRecipe(template=template, data=(data,), output=output, **values)
 
