@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from cmc_local.errors import GGUFError
 
@@ -42,7 +43,7 @@ Value = int | float | bool | str
 
 @dataclass(frozen=True)
 class Array:
-    """A list in the metadata, of which only the length is kept (vocabularies are long)."""
+    """A list in the metadata of which only the length was read (vocabularies are long)."""
 
     length: int
 
@@ -58,7 +59,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    metadata: dict[str, Value | Array]
+    metadata: dict[str, Any]
+    """`Value` or `Array` by key; a list of values where lists were asked for."""
     tensors: tuple[Tensor, ...]
 
     @property
@@ -80,12 +82,15 @@ def tensor_count(path: Path) -> int:
     return _counts(_beginning(path), path)[0]
 
 
-def read(path: Path) -> Header:
-    """The whole header. Raises GGUFError for a missing, damaged or other kind of file."""
+def read(path: Path, *, lists: bool = False) -> Header:
+    """The whole header. Raises GGUFError for a missing, damaged or other kind of file.
+
+    With `lists` the metadata's lists are there whole, not their lengths alone.
+    """
     tensors, entries = _counts(_beginning(path), path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            cursor = _Cursor(data, 24)
+            cursor = _Cursor(data, 24, lists)
             metadata = {cursor.text(): cursor.value(cursor.u32()) for _ in range(entries)}
             return Header(metadata, tuple(cursor.tensor() for _ in range(tensors)))
         except (struct.error, KeyError, OverflowError):
@@ -126,8 +131,8 @@ def _counts(start: bytes, path: Path) -> tuple[int, int]:
 class _Cursor:
     """Reads one field after the other; running past the end raises struct.error."""
 
-    def __init__(self, data: mmap.mmap, at: int) -> None:
-        self._data, self._at = data, at
+    def __init__(self, data: mmap.mmap, at: int, lists: bool) -> None:
+        self._data, self._at, self._lists = data, at, lists
 
     def _scalar(self, kind: struct.Struct) -> int | float | bool:
         (value,) = kind.unpack_from(self._data, self._at)
@@ -151,15 +156,18 @@ class _Cursor:
         self._skip(size)
         return self._data[self._at - size : self._at].decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Value | Array:
+    def value(self, kind: int) -> Any:
+        """A `Value`, an `Array`, or a list."""
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
             return self._array()
         return self._scalar(_SCALARS[kind])
 
-    def _array(self) -> Array:
+    def _array(self) -> Array | list[Any]:
         kind, length = self.u32(), self.u64()
+        if self._lists:
+            return [self.value(kind) for _ in range(length)]
         if kind in _SCALARS:
             self._skip(length * _SCALARS[kind].size)
         elif kind == _STRING:

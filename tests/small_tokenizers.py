@@ -18,6 +18,7 @@ from tokenizers import (
     trainers,
 )
 
+from cmc_export.tokenizer_from_gguf import tokenizer_of
 from cmc_local.alignment import Aligner, DeltaTokenizer
 from cmc_local.prompts import Message, PromptForm, named_form
 
@@ -163,10 +164,24 @@ def small(family: str) -> DeltaTokenizer:
     return DeltaTokenizer(FAMILIES[family]().to_str().encode())
 
 
+REAL = ("llama2", "mistral", "llama-spm", "phi-3", "gpt-2", "falcon", "llama-bpe", "qwen2")
+"""Vocabularies of the shared data whose tokenizers are at hand: as tokenizer.json, or in a GGUF."""
+
+
 @cache
 def shared(path: Path) -> DeltaTokenizer:
     """A tokenizer.json of the shared data."""
     return DeltaTokenizer(path.read_bytes())
+
+
+@cache
+def real(data: Path, name: str) -> DeltaTokenizer:
+    """One of REAL."""
+    path = data / "tokenizers" / name / "tokenizer.json"
+    if path.is_file():
+        return shared(path)
+    made = tokenizer_of(data / "vocab" / f"ggml-vocab-{name}.gguf")
+    return DeltaTokenizer(made.to_str().encode())
 
 
 def begin(tokenizer: DeltaTokenizer, form: PromptForm) -> Aligner:

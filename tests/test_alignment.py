@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 
 from cmc_local.alignment import DeltaTokenizer, Edit, edit_between
 from cmc_local.prompts import PromptForm
-from small_tokenizers import FAMILIES, FORMS, QUESTION, begin, shared, small, spelled
+from small_tokenizers import FAMILIES, FORMS, QUESTION, REAL, begin, real, shared, small, spelled
 
 
 def whole_text(form: PromptForm, received: bytes) -> str:
@@ -102,13 +102,21 @@ def test_tokens_equal_the_full_encoding_at_every_step(
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-@pytest.mark.parametrize("name", ["llama2", "mistral"])
+@pytest.mark.parametrize("name", REAL)
 @given(data=pieces, sizes=sizes)
 def test_tokens_equal_the_full_encoding_with_real_tokenizers(
     shared_data: Path, name: str, form: PromptForm, data: bytes, sizes: list[int]
 ) -> None:
-    tokenizer = shared(shared_data / "tokenizers" / name / "tokenizer.json")
-    check_every_step(tokenizer, form, data, sizes)
+    check_every_step(real(shared_data, name), form, data, sizes)
+
+
+@pytest.mark.parametrize("name", REAL)
+@given(word=characters, times=st.integers(1, 600), before=texts, sizes=sizes)
+def test_tokens_equal_the_full_encoding_in_long_runs_of_one_word(
+    shared_data: Path, name: str, word: str, times: int, before: bytes, sizes: list[int]
+) -> None:
+    tokenizer, data = real(shared_data, name), (word * times).encode()[:2000]
+    check_every_step(tokenizer, FORMS["cmc"], before + data, [max(sizes) * 40, *sizes])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,142 @@
+"""A GGUF's tokenizer as a tokenizer.json: what a delta needs to share that model's vocabulary.
+
+    byte-level BPE (`gpt2`)       tokens and merges as they are; the pre-tokenizer by its name
+    SentencePiece BPE (`llama`)   merges made of the scores: every way to make a token of two
+                                  others, the best-scored token first
+
+Which pattern a pre-tokenizer's name stands for is not in the file; some of llama.cpp's
+src/llama-vocab.cpp (`llm_tokenizer_bpe`) are known here by name, others are refused. What comes
+out is to be compared with llama.cpp on texts before it is trusted: a wrong one talks nonsense
+politely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from cmc_local import base_header
+from cmc_local.errors import TokenizerError
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # enum llama_token_type
+_MARKER: Final = "\u2581"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LATER = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|<digits>"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PATTERNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "gpt-2": (_GPT2,),
+    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]"),
+    "llama-bpe": (_LATER.replace("<digits>", r"\p{N}{1,3}"),),
+    "qwen2": (_LATER.replace("<digits>", r"\p{N}"),),
+}
+_WHOLE_WORDS: Final = ("llama-bpe",)
+"""Pre-tokenizers whose models take a word that is a token without merging it."""
+
+
+def tokenizer_of(gguf: str | Path) -> Tokenizer:
+    """The tokenizer of a GGUF file, special tokens included.
+
+    Raises GGUFError for what is no GGUF, TokenizerError for a tokenizer of another kind.
+    """
+    path = Path(gguf)
+    header = base_header.read(path, lists=True)
+    found = {name.removeprefix("tokenizer.ggml."): one for name, one in header.metadata.items()}
+    kind = found.get("model")
+    if kind == "gpt2":
+        tokenizer = _byte_level(found, path)
+    elif kind == "llama":
+        tokenizer = _sentencepiece(found)
+    else:
+        raise TokenizerError(f"{path} has a tokenizer of kind {kind}: only BPE can be written")
+    _add_special(tokenizer, found)
+    return tokenizer
+
+
+def _byte_level(found: Mapping[str, Any], path: Path) -> Tokenizer:
+    name = found.get("pre", "gpt-2")
+    if name not in _PATTERNS:
+        raise TokenizerError(
+            f"{path} names the pre-tokenizer {name}, whose pattern is not known here: take the "
+            f"tokenizer.json of the model it was made of; known are {', '.join(_PATTERNS)}"
+        )
+    merges = [_halves(merge) for merge in found["merges"]]
+    tokenizer = Tokenizer(
+        models.BPE(_vocab(found["tokens"]), merges, ignore_merges=name in _WHOLE_WORDS)
+    )
+    splits = [pre_tokenizers.Split(Regex(one), "isolated") for one in _PATTERNS[name]]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _halves(merge: str) -> tuple[str, str]:
+    """The two halves of a merge; a space in the first place is the left half's."""
+    rest, _, right = merge[1:].partition(" ")
+    return merge[0] + rest, right
+
+
+def _sentencepiece(found: Mapping[str, Any]) -> Tokenizer:
+    tokens, kinds = found["tokens"], found["token_type"]
+    unknown = next(
+        (name for name, kind in zip(tokens, kinds, strict=True) if kind == _UNKNOWN), None
+    )
+    vocab = _vocab(tokens)
+    model = models.BPE(vocab, list(_merges(vocab, found["scores"], kinds)))
+    model.unk_token, model.fuse_unk, model.byte_fallback = unknown, True, True
+    tokenizer = Tokenizer(model)
+    steps: list[Any] = [normalizers.Replace(" ", _MARKER)]
+    if found.get("add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend(_MARKER))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_MARKER, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer
+
+
+def _merges(
+    vocab: Mapping[str, int], scores: Sequence[float], kinds: Sequence[int]
+) -> Iterator[tuple[str, str]]:
+    """All pairs of tokens that make a token, in the order in which SentencePiece joins them."""
+    normal = [name for name, i in vocab.items() if kinds[i] in (_NORMAL, _USER_DEFINED)]
+    for name in sorted(normal, key=lambda name: (-scores[vocab[name]], vocab[name])):
+        halves = ((name[:cut], name[cut:]) for cut in range(1, len(name)))
+        yield from (pair for pair in halves if pair[0] in vocab and pair[1] in vocab)
+
+
+def _vocab(tokens: Sequence[str]) -> dict[str, int]:
+    """Spelling -> id; a spelling that comes again stands for its first id, as in llama.cpp."""
+    vocab: dict[str, int] = {}
+    for i, name in enumerate(tokens):
+        vocab.setdefault(name, i)
+    return vocab
+
+
+def _add_special(tokenizer: Tokenizer, found: Mapping[str, Any]) -> None:
+    pairs = list(zip(found["tokens"], found["token_type"], strict=True))
+    special = [name for name, kind in pairs if kind in (_CONTROL, _UNKNOWN)]
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
+    own = [name for name, kind in pairs if kind == _USER_DEFINED]
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in own])
+    begin = found.get("bos_token_id")
+    if begin is not None and found.get("add_bos_token", found["model"] == "llama"):
+        name = found["tokens"][begin]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{name} $A", special_tokens=[(name, begin)]
+        )
