@@ -20,7 +20,7 @@ import click
 
 from cmc_local import bundled
 from cmc_local.bench.arms import KINDS
-from cmc_local.commands import options
+from cmc_local.commands import bench_parts, options
 from cmc_local.commands.loading import is_bundled
 from cmc_local.commands.workshop import import_workshop
 from cmc_local.errors import UsageError
@@ -169,6 +169,10 @@ def command(
             click.echo(line)
         click.echo()
     click.echo(json.dumps(report.as_json(result)))
+
+
+command.add_command(bench_parts.map_command)
+command.add_command(bench_parts.align_command)
 
 
 def _given(gguf: str | None, adapter: str | None) -> tuple[Path, options.AdapterChoice | None]:
