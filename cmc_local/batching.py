@@ -99,6 +99,11 @@ class Batch:
         """Requests that have a slot."""
         return len(self._flights)
 
+    @property
+    def free(self) -> int:
+        """Slots that no request has."""
+        return len(self._free)
+
     def submit(self, request: Request) -> int:
         """Queue a request; its number in what `step` gives."""
         self._queue.append((self._next, request, self._make_sampler(request.sampling)))
