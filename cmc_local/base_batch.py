@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp
 import numpy as np
+
+from cmc_local.base_library import llama_cpp
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local import base_library
 from cmc_local.base_batch import Rows, Span
+from cmc_local.base_library import llama_cpp
 from cmc_local.base_threads import usable_cores
 from cmc_local.base_vocabulary import vocabulary_of
 from cmc_local.errors import GGUFError, PromptTooLong, UsageError

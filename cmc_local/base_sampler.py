@@ -13,11 +13,10 @@ import secrets
 import weakref
 from typing import Any
 
-import llama_cpp
 import numpy as np
-from llama_cpp import llama_grammar
 
 from cmc_local import base_library
+from cmc_local.base_library import llama_cpp
 from cmc_local.base_model import BaseModel
 from cmc_local.errors import UsageError
 from cmc_local.settings import Sampling
@@ -148,7 +147,7 @@ def _grammar(base: BaseModel, sampling: Sampling) -> Any:
 def _schema_grammar(schema: str) -> str:
     """A JSON schema as GBNF. The converter raises whatever it stumbles over."""
     try:
-        return str(llama_grammar.json_schema_to_gbnf(schema))
+        return str(llama_cpp.llama_grammar.json_schema_to_gbnf(schema))
     except ValueError as error:  # JSON's errors among them
         reason = str(error)
     except Exception as error:

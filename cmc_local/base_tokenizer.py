@@ -6,9 +6,8 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-
 from cmc_local import base_library
+from cmc_local.base_library import llama_cpp
 
 
 def encode(gguf: str | Path, text: str) -> list[int]:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-
 from cmc_local import base_header, base_library
+from cmc_local.base_library import llama_cpp
 from cmc_local.errors import GGUFError
 from cmc_local.vocabulary import (
     Role,
