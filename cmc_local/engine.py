@@ -24,9 +24,10 @@ from cmc_local.control import add_shifts
 from cmc_local.errors import UsageError
 from cmc_local.layout import Part, lay_out, share_prompt
 from cmc_local.pacing import Pace
+from cmc_local.row_costs import DEEP, deepened
 from cmc_local.runs import Base, Chooser, Run, Slot, StepTimes, Timings
 from cmc_local.settings import Overlap
-from cmc_local.speculation import NEVER, PromptLookup, RowCosts
+from cmc_local.speculation import MOST, NEVER, PromptLookup, RowCosts
 from cmc_local.steering import ActiveSteering, advance, common_prefix
 
 __all__ = ["Base", "Chooser", "Engine", "Run", "Slot", "StepTimes", "Timings"]
@@ -44,12 +45,17 @@ class Engine:
         batch: int = 512,
         overlap: Overlap = "auto",
         costs: RowCosts = NEVER,
+        learnt: Callable[[RowCosts], None] = lambda _costs: None,
     ) -> None:
-        """`batch` bounds the tokens of one decode; `costs` says what rows of the base cost."""
+        """`batch` bounds the tokens of one decode; `costs` says what rows of the base cost.
+
+        What is not known of the costs is measured once it can be; `learnt` is told.
+        """
         self.base = base
         self.times = StepTimes()
         """Over all steps so far."""
         self.costs = costs
+        self._learnt = learnt
         self._batch = batch
         self._ways = _WAYS[overlap]
         self._paces: dict[int, Pace[bool]] = {}
@@ -124,11 +130,22 @@ class Engine:
         self.times.total_seconds += seconds
         if all(len(part.tokens) == 1 and not part.guesses for part in parts):
             pace.took(overlap, seconds)
+        if self.costs.deeper is None and self._rolls_back:
+            self._measure_depth(runs)
         return [chosen.get(id(run), []) for run in runs]
 
     def close(self) -> None:
         """End the worker thread; what it is doing is finished first."""
         self._worker.shutdown(wait=True)
+
+    def _measure_depth(self, runs: Sequence[Run]) -> None:
+        """Behind the first long prompt of a reply with guesses: what rows cost more there."""
+        for run in runs:
+            depth = len(run.slot.cached)
+            if run.guesser is not None and DEEP <= depth <= self.base.n_ctx - MOST:
+                self.costs = deepened(self.base, self.costs, run.slot.sequence, depth)
+                self._learnt(self.costs)
+                return
 
     # --- the parts of a step -------------------------------------------------------------------
 

@@ -80,13 +80,14 @@ def _guess(base: Base, parts: Sequence[Part], batch: int, costs: RowCosts) -> No
     guesser = part.run.guesser
     if guesser is None:
         return
-    room = min(base.n_ctx - len(part.run.slot.cached) - 1, batch - len(parts))
+    depth = len(part.run.slot.cached)
+    room = min(base.n_ctx - depth - 1, batch - len(parts))
     if len(parts) == 1:
         found = _normal(base, guesser.guess(min(MOST, room)))
         beside = [active.costs for active in part.run.active]
-        part.guesses = found[: costs.guesses(guesser.rate, len(found), beside)]
+        part.guesses = found[: costs.guesses(guesser.rate, len(found), beside, depth)]
     rows = len(parts) + len(part.guesses)
-    part.filler = min(costs.fill_up(rows) - rows, room - len(part.guesses))
+    part.filler = min(costs.fill_up(rows, depth) - rows, room - len(part.guesses))
 
 
 def _normal(base: Base, tokens: Sequence[int]) -> list[int]:

@@ -3,6 +3,9 @@
 Kept because guesses are made by it: measured anew each time, the same request could be decoded in
 batches of other sizes, whose kernels round differently. A file that cannot be written or read
 costs the measurement again.
+
+Attention makes every row dearer the more comes before it. That is measured behind the first prompt
+that is long enough (`deepened`): to decode one for the measurement alone would take seconds.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -26,7 +30,9 @@ ROWS: Final = (1, 2, 4, 8)
 _ENOUGH: Final = 1.0
 """Seconds after which no further round is timed."""
 _ROUNDS: Final = 5
-_VERSION: Final = 1
+_VERSION: Final = 2
+DEEP: Final = 256
+"""Tokens before the rows, at least, where it is measured what these cost."""
 
 
 def base_costs(base: Base, identity: str, *, cache_dir: Path | None = None) -> RowCosts:
@@ -41,7 +47,29 @@ def base_costs(base: Base, identity: str, *, cache_dir: Path | None = None) -> R
         base.decode_spans([Span(0, 0, [0] * rows, range(rows))])
         base.clear(0)
 
-    return _kept(f"base {identity}", run, cache_dir)
+    return _kept(f"base {identity}", run, cache_dir, deeper=None)
+
+
+def keep_base_costs(identity: str, costs: RowCosts, *, cache_dir: Path | None = None) -> None:
+    """Keep what has been learnt of a base model, for the next `base_costs`."""
+    _write(_path(f"base {identity}", cache_dir), costs)
+
+
+def deepened(base: Base, costs: RowCosts, sequence: int, depth: int) -> RowCosts:
+    """The costs, with what rows cost more behind the `depth` tokens that a sequence holds.
+
+    The sequence is as before then; the logits of the last decode are not.
+    """
+    rows = 4
+    tokens = [0] * rows
+    least = float("inf")
+    for _ in range(2):
+        before = perf_counter()
+        base.decode_spans([Span(sequence, depth, tokens, range(rows))])
+        least = min(least, perf_counter() - before)
+        if not base.truncate(sequence, depth):
+            raise RuntimeError("a base model that takes rows back did not")
+    return replace(costs, deeper=max(0.0, least - costs.cost(rows)) / (rows * depth))
 
 
 def delta_costs(source: ShiftSource, identity: str, *, cache_dir: Path | None = None) -> RowCosts:
@@ -54,21 +82,36 @@ def delta_costs(source: ShiftSource, identity: str, *, cache_dir: Path | None = 
     return _kept(f"delta {identity}", run, cache_dir)
 
 
-def _kept(identity: str, run: Callable[[int], None], cache_dir: Path | None) -> RowCosts:
-    key = hashlib.sha256(f"{_VERSION} {ROWS} {identity}".encode()).hexdigest()[:32]
-    path = (cache_dir or cache_folder()) / "row-costs" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+def _kept(
+    identity: str,
+    run: Callable[[int], None],
+    cache_dir: Path | None,
+    *,
+    deeper: float | None = 0.0,
+) -> RowCosts:
+    path = _path(identity, cache_dir)
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         found = json.loads(path.read_text(encoding="utf-8"))
-        costs = {int(rows): float(seconds) for rows, seconds in found.items()}
-        if tuple(costs) == ROWS and all(seconds > 0 for seconds in costs.values()):
-            return RowCosts(costs)
-    costs = measure(run)
+        seconds = {int(rows): float(spent) for rows, spent in found["seconds"].items()}
+        known = None if found["deeper"] is None else float(found["deeper"])
+        if tuple(seconds) == ROWS and min(seconds.values()) > 0 and (known or 0.0) >= 0:
+            return RowCosts(seconds, known)
+    costs = RowCosts(measure(run), deeper)
+    _write(path, costs)
+    return costs
+
+
+def _path(identity: str, cache_dir: Path | None) -> Path:
+    key = hashlib.sha256(f"{_VERSION} {ROWS} {identity}".encode()).hexdigest()[:32]
+    return (cache_dir or cache_folder()) / "row-costs" / f"{key}.json"
+
+
+def _write(path: Path, costs: RowCosts) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(costs), encoding="utf-8")
+        part.write_text(json.dumps(asdict(costs)), encoding="utf-8")
         part.replace(path)
-    return RowCosts(costs)
 
 
 def measure(run: Callable[[int], None]) -> dict[int, float]:

@@ -77,10 +77,16 @@ class RowCosts:
     """What one run of the base model costs, by its number of rows."""
 
     seconds: Mapping[int, float]
-    """Measured, for some numbers of rows, 1 among them."""
+    """Measured with nothing before them, for some numbers of rows, 1 among them."""
+    deeper: float | None = 0.0
+    """Seconds that each row costs more for each token before it; None while nobody knows."""
 
-    def cost(self, rows: int) -> float:
-        """The cost of so many rows, in seconds; between two measured numbers on a straight line."""
+    def cost(self, rows: int, depth: int = 0) -> float:
+        """The cost of so many rows behind `depth` tokens, in seconds."""
+        return self._shallow(rows) + rows * depth * (self.deeper or 0.0)
+
+    def _shallow(self, rows: int) -> float:
+        """With nothing before them; between two measured numbers on a straight line."""
         known = sorted(self.seconds)
         above = next((n for n in known if n >= rows), None)
         if above is None:
@@ -91,11 +97,13 @@ class RowCosts:
         share = (rows - below) / (above - below)
         return self.seconds[below] + share * (self.seconds[above] - self.seconds[below])
 
-    def fill_up(self, rows: int) -> int:
+    def fill_up(self, rows: int, depth: int = 0) -> int:
         """The number of rows, `rows` or somewhat more, that costs least."""
-        return min(range(rows, max(rows, 4) + 1), key=self.cost)
+        return min(range(rows, max(rows, 4) + 1), key=lambda many: self.cost(many, depth))
 
-    def guesses(self, rate: float, most: int, beside: Sequence[RowCosts] = ()) -> int:
+    def guesses(
+        self, rate: float, most: int, beside: Sequence[RowCosts] = (), depth: int = 0
+    ) -> int:
         """How many guesses to check in one run, each likely by `rate` once those before are true.
 
         The expected tokens of a run are 1 + rate + rate^2 + ...; the most tokens per second win.
@@ -104,7 +112,8 @@ class RowCosts:
         best, best_speed, expected = 0, 0.0, 0.0
         for count in range(most + 1):
             expected += rate**count
-            cost = self.cost(self.fill_up(1 + count)) + sum(one.cost(1 + count) for one in beside)
+            cost = self.cost(self.fill_up(1 + count, depth), depth)
+            cost += sum(one.cost(1 + count) for one in beside)
             if expected / cost > best_speed:
                 best, best_speed = count, expected / cost
         return best

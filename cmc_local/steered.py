@@ -37,7 +37,7 @@ from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.prompts import Message
 from cmc_local.replies import Completion, Forced, Piece, Score, completion, reply, score
-from cmc_local.row_costs import base_costs
+from cmc_local.row_costs import base_costs, keep_base_costs
 from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
 from cmc_local.speculation import ALWAYS, NEVER, RowCosts
 
@@ -69,15 +69,19 @@ class SteeredModel:
         limits: Limits | None = None,
         overlap: Overlap = "auto",
         costs: RowCosts = NEVER,
+        learnt: Callable[[RowCosts], None] = lambda _costs: None,
     ) -> None:
-        """From parts; `load` is the usual way. `costs` are the base's, by which it guesses."""
+        """From parts; `load` is the usual way. `costs` are the base's, by which it guesses.
+
+        `learnt` is told what is found out about them.
+        """
         limits = limits or Limits()
         self.base = base
         self.adapters: dict[str, LoadedAdapter] = {}
         self._alphas: dict[str, float] = {}
         self._make_sampler = make_sampler
         self._loader = loader
-        self._engine = Engine(base, batch=limits.batch, overlap=overlap, costs=costs)
+        self._engine = Engine(base, batch=limits.batch, overlap=overlap, costs=costs, learnt=learnt)
         self._slots = tuple(Slot(sequence) for sequence in range(limits.parallel))
         self._guesses = costs is not NEVER
         self._busy = threading.Lock()
@@ -122,7 +126,15 @@ class SteeredModel:
         )
         costs = {"off": NEVER, "on": ALWAYS}.get(speculate) or base_costs(base, base.identity)
         make_sampler = partial(NativeSampler, base)
-        model = cls(base, make_sampler, loader=loader, limits=limits, overlap=overlap, costs=costs)
+        model = cls(
+            base,
+            make_sampler,
+            loader=loader,
+            limits=limits,
+            overlap=overlap,
+            costs=costs,
+            learnt=partial(keep_base_costs, base.identity),
+        )
         try:
             for one in adapters:
                 model.add(*one) if isinstance(one, tuple) else model.add(one)

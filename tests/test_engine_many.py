@@ -236,3 +236,28 @@ def test_an_error_in_one_delta_ends_every_run_of_the_step() -> None:
     source.error = None
     again = [steered(engine, slots[0], [A], "a", [(steers, 1.0)])]
     assert [engine.step(again) for _ in range(2)] == [[[B]], [[B]]]
+
+
+def test_what_a_long_prompt_adds_to_a_row_is_measured_once_and_changes_nothing() -> None:
+    learnt: list[RowCosts] = []
+    base = FakeBase(repeating, n_ctx=400)
+    engine = Engine(base, costs=RowCosts({1: 1e-9, 8: 2e-9}, None), learnt=learnt.append)
+    run = steered(engine, Slot(0), [A] * 300, "", [], guesses=True)
+    tokens = [token for _ in range(5) for token in engine.step([run])[0]]
+    assert len(learnt) == 1
+    assert engine.costs == learnt[0]
+    assert (learnt[0].deeper or 0) > 0
+    assert base.cache[0] == run.slot.cached
+    alone = FakeBase(repeating, n_ctx=400)
+    engine = Engine(alone)
+    run = steered(engine, Slot(0), [A] * 300, "", [])
+    assert tokens == [engine.step([run])[0][0] for _ in tokens]
+
+
+@pytest.mark.parametrize("prompt", [[A] * 100, [A] * 396])
+def test_a_short_prompt_and_a_full_context_teach_nothing(prompt: list[int]) -> None:
+    base = FakeBase(repeating, n_ctx=400)
+    engine = Engine(base, costs=RowCosts({1: 1e-9, 8: 2e-9}, None))
+    run = steered(engine, Slot(0), prompt, "", [], guesses=True)
+    engine.step([run])
+    assert engine.costs.deeper is None

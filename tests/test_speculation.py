@@ -106,3 +106,17 @@ def test_the_three_named_costs() -> None:
     assert ALWAYS.guesses(0.01, 7) == 7
     assert ALWAYS.guesses(0.5, 7, [FREE]) == 7
     assert NEVER.fill_up(1) == ALWAYS.fill_up(1) == 1
+
+
+def test_each_row_costs_more_the_more_comes_before_it() -> None:
+    costs = RowCosts({1: 60.0, 4: 54.0}, 0.01)
+    assert [costs.cost(rows, 100) for rows in (1, 4)] == [61, 58]
+    assert [costs.cost(rows, 1000) for rows in (1, 4)] == [70, 94]
+    assert [costs.fill_up(1, depth) for depth in (0, 1000)] == [4, 1]
+    assert RowCosts({1: 60.0}, None).cost(1, 1000) == 60
+
+
+def test_fewer_guesses_are_worth_their_rows_behind_a_long_prompt() -> None:
+    costs = RowCosts({1: 20.0, 4: 40.0, 8: 80.0}, 0.02)  # behind 1,000 tokens: 40, 120, 240
+    assert costs.guesses(0.6, 7, depth=0) == 1  # 1.6 tokens for 1.33 times the cost of one
+    assert costs.guesses(0.6, 7, depth=1000) == 0  # for 1.67 times

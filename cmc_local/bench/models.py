@@ -137,7 +137,7 @@ class Models:
             self.base.decode_spans([Span(0, 0, [0] * rows, range(rows))])
             self.base.clear(0)
 
-        return RowCosts(measure(run)) if self.base.can_roll_back else NEVER
+        return RowCosts(measure(run), None) if self.base.can_roll_back else NEVER
 
     @cached_property
     def delta_costs(self) -> RowCosts:

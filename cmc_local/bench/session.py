@@ -301,9 +301,13 @@ def _described(settings: Settings, passages: Passages, models: Models) -> dict[s
     }
 
 
-def _costs(models: Models) -> dict[int, float]:
-    """What so many rows of the base cost in one decode."""
-    return {rows: round(1000 * spent, 3) for rows, spent in models.base_costs.seconds.items()}
+def _costs(models: Models) -> dict[str, dict[int, float]]:
+    """What so many rows of the base cost in one decode, behind so many tokens."""
+    costs = models.engine(guesses=True).costs
+    return {
+        f"after_{depth}": {n: round(1000 * costs.cost(n, depth), 3) for n in costs.seconds}
+        for depth in (0, 1000)
+    }
 
 
 def _tell_turn(tell: Tell, pairs: int, place: Place, number: int) -> None:
