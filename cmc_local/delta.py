@@ -8,7 +8,7 @@ remembering a smaller length:
 
 Tokens reach the graph in two ways. A *chunk* is several tokens of one slot. A *step* is one token
 for each of several adjacent slots: its inputs and logits lie still and are bound once, so that a
-step is writing a few numbers and one call.
+step is writing a few numbers and one call (`delta_buffers.py`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from operator import index
-from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
 
-from cmc_local.adapter import Adapter, DeltaShape, Precision
+from cmc_local.adapter import Adapter, Precision
+from cmc_local.delta_buffers import Cache, DeviceSteps, HostSteps, Logits, Steps, run_options
 from cmc_local.delta_device import choose_device, choose_precision
 from cmc_local.delta_device import cuda_problem as cuda_problem  # the doctor asks here
 from cmc_local.delta_session import Options, open_session, quiet_options
@@ -32,7 +30,6 @@ from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
 
 CHUNK = 256
 """Tokens that one run takes; a longer feed is cut, which bounds the memory of its activations."""
-Logits = NDArray[np.float32]
 
 
 class OnnxDelta:
@@ -51,7 +48,9 @@ class OnnxDelta:
         threads: int = 1,
         precision: Precision | None = None,
         options: Options = quiet_options,
+        cuda_graph: bool = False,
     ) -> None:
+        """`cuda_graph` captures the steps on a GPU; off until `tests/gpu/check.py` has seen it."""
         if slots < 1 or threads < 1:
             raise UsageError(f"slots and threads must be at least 1, not {slots} and {threads}")
         self.vocabulary: Vocabulary = from_tokenizer_json(adapter.tokenizer_json)
@@ -60,13 +59,25 @@ class OnnxDelta:
         self.slots = slots
         self.device, self.device_id = choose_device(device, adapter, precision)
         self.precision: Precision = precision or choose_precision(adapter, self.device)
+        captured = cuda_graph and self.device == "cuda"
         self._session = open_session(
-            adapter, self.precision, self.device, self.device_id, options(threads)
+            adapter,
+            self.precision,
+            self.device,
+            self.device_id,
+            options(threads),
+            cuda_graph=captured,
         )
-        self._cache = _Cache(self._shape, slots, self.precision, self.device, self.device_id)
+        self._cache = Cache(self._shape, slots, self.precision, self.device, self.device_id)
         self._lengths = [0] * slots
         self._chunks = [self._cache.binding(self._session, slot, 1) for slot in range(slots)]
-        self._steps = _Steps(self._session, self._cache, slots, self._shape.vocabulary)
+        self._chunk_options = run_options(-1) if captured else None
+        parts = (self._session, self._cache, slots, self._shape.vocabulary)
+        self._steps: Steps = (
+            HostSteps(*parts)
+            if self._cache.on_cpu
+            else DeviceSteps(*parts, self.context, capture=captured)
+        )
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -183,7 +194,7 @@ class OnnxDelta:
         binding.bind_cpu_input("total_sequence_length", np.array([total], np.int32))
         binding.bind_cpu_input("logit_positions", positions)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._chunk_options)
         self._lengths[slot] = total
         rows: Logits = logits[0, :, : len(self.vocabulary)]
         return rows
@@ -240,82 +251,3 @@ def _rounds(counts: Sequence[int]) -> int:
     several = sum(count > 0 for count in counts) > 1
     choices = range(min(longest, len(counts)) + 1 if several else 1)
     return min(choices, key=lambda rounds: rounds + sum(count > rounds for count in counts))
-
-
-class _Steps:
-    """Runs of one token for each of several adjacent slots.
-
-    Their inputs and logits are arrays that lie still, so each span of slots is bound once.
-    """
-
-    def __init__(self, session: Any, cache: _Cache, slots: int, vocabulary: int) -> None:
-        self._session = session
-        self._cache = cache
-        self._bindings: dict[tuple[int, int], Any] = {}
-        self.ids = np.zeros((slots, 1), np.int64)
-        self.lengths = np.zeros(slots, np.int32)
-        self.total = np.zeros(1, np.int32)
-        self._positions = np.zeros(1, np.int64)
-        self._logits = np.zeros((slots, 1, vocabulary), np.float32)
-
-    def run(self, first: int, last: int) -> Logits:
-        """(last + 1 - first, V) float32 for what the arrays begin with, until the next run."""
-        binding = self._bindings.get((first, last))
-        if binding is None:
-            binding = self._bindings[first, last] = self._bound(first, last + 1 - first)
-        elif not self._cache.on_cpu:  # binding is what copies inputs to a GPU
-            self._bind_inputs(binding, last + 1 - first)
-        self._session.run_with_iobinding(binding)
-        return self._logits[: last + 1 - first, 0]
-
-    def _bound(self, first: int, count: int) -> Any:
-        binding = self._cache.binding(self._session, first, count)
-        self._bind_inputs(binding, count)
-        logits = self._logits[:count]
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        return binding
-
-    def _bind_inputs(self, binding: Any, count: int) -> None:
-        for name, array in (
-            ("input_ids", self.ids[:count]),
-            ("seqlens_k", self.lengths[:count]),
-            ("total_sequence_length", self.total),
-            ("logit_positions", self._positions),
-        ):
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-
-class _Cache:
-    """Keys and values of all slots: one buffer for each kind and layer."""
-
-    def __init__(
-        self, shape: DeltaShape, slots: int, precision: Precision, device: str, device_id: int
-    ) -> None:
-        self._dtype = np.float16 if precision == "fp16" else np.float32
-        self._shape = (slots, shape.kv_heads, shape.context, shape.head_dim)
-        self._place = (device, device_id)
-        self._arrays = [np.zeros(self._shape, self._dtype) for _ in range(2 * shape.layers)]
-        self._buffers = [
-            ort.OrtValue.ortvalue_from_numpy(array, device, device_id) for array in self._arrays
-        ]
-        self.on_cpu = device == "cpu"
-        if not self.on_cpu:
-            self._arrays.clear()  # were copied
-
-    def binding(self, session: Any, first: int, count: int) -> Any:
-        """A binding whose past and present are the slices of `count` slots from `first` on."""
-        shape = (count, *self._shape[1:])
-        offset = first * int(np.prod(self._shape[1:])) * np.dtype(self._dtype).itemsize
-        binding = session.io_binding()
-        for i, buffer in enumerate(self._buffers):
-            name = f"{('key', 'value')[i % 2]}_{i // 2}"
-            place = (*self._place, self._dtype, shape, buffer.data_ptr() + offset)
-            binding.bind_input(f"past_{name}", *place)
-            binding.bind_output(f"present_{name}", *place)
-        return binding
-
-    def copy(self, source: int, target: int, length: int) -> bool:
-        """The first `length` positions of one slot into another; False where it is on a GPU."""
-        for array in self._arrays:
-            array[target, :, :length] = array[source, :, :length]
-        return self.on_cpu

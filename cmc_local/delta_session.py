@@ -46,6 +46,8 @@ def open_session(
     device: Device,
     device_id: int,
     options: ort.SessionOptions,
+    *,
+    cuda_graph: bool = False,
 ) -> Any:
     """The graph as an ort.InferenceSession, made from the very bytes that were checked."""
     path = adapter.graph(precision)
@@ -54,7 +56,8 @@ def open_session(
         raise AdapterError(f"{path} {reason}: export it anew with `cmc-local export`")
     providers: list[Any] = [CPU_PROVIDER]
     if device == "cuda":
-        providers.insert(0, (CUDA_PROVIDER, {"device_id": device_id}))
+        graph = {"enable_cuda_graph": "1"} if cuda_graph else {}
+        providers.insert(0, (CUDA_PROVIDER, {"device_id": str(device_id), **graph}))
     try:
         session = ort.InferenceSession(data, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no common class

@@ -259,7 +259,6 @@ class Engine:
         run.timings.generated_tokens += len(chosen)
         run.timings.guessed_tokens += len(chosen) - 1
         if run.guesser is not None:
-            run.guesser.came_true(len(part.guesses), len(chosen) - 1)
             run.guesser.extend(chosen)
         if decoded > len(slot.cached):
             self._take_back(run)

@@ -8,9 +8,10 @@ row and nothing else: every token is chosen from its own logits.
 
     prompt ... the old mill by the river ... reply: the old mill | by the river  <- guessed
 
-`RowCosts` says what rows cost on this machine; from it and from how often guesses came true follows
-how many are worth making. Only the text decides, not a clock: the same request gives the same
-guesses.
+`RowCosts` says what rows cost on this machine; from it and from how often the look-up was right
+follows how many guesses are worth making. How often it is right is learnt from every token of the
+reply, guessed or not, so a text that does not repeat itself costs nothing. Only the text decides,
+not a clock: the same request gives the same guesses.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ LONGEST: Final = 4
 """The longest run of tokens that is looked for in what came before."""
 MOST: Final = 7
 """Guesses in one step."""
-_HOPES: Final = (0.3, 0.5, 0.7, 0.8)
-"""How likely the first guess after a match of 1, 2, ... tokens is thought to be at first."""
-_MEMORY: Final = 0.9
-"""What the past weighs against one more guess."""
+_HOPES: Final = (0.1, 0.3, 0.5, 0.6)
+"""How likely the token after a match of 1, 2, ... tokens is thought to come at first."""
+_MEMORY: Final = 0.7
+"""What the past weighs against one more token."""
 
 
 class PromptLookup:
@@ -36,40 +37,43 @@ class PromptLookup:
         self._tokens: list[int] = []
         self._after: tuple[dict[tuple[int, ...], int], ...] = tuple({} for _ in range(LONGEST))
         self._rates = list(_HOPES)
-        self._matched = 0
-        self.extend(tokens)
+        for token in tokens:
+            self._append(token)
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """The text goes on with these tokens."""
+        """The reply goes on with these tokens; each shows what a guess would have been worth."""
         for token in tokens:
-            end = len(self._tokens)
-            for length in range(1, min(LONGEST, end) + 1):
-                self._after[length - 1][tuple(self._tokens[end - length :])] = end
-            self._tokens.append(token)
+            length, place = self._match()
+            if length:
+                true = self._tokens[place] == token
+                self._rates[length - 1] += (1 - _MEMORY) * (true - self._rates[length - 1])
+            self._append(token)
 
     def guess(self, most: int) -> list[int]:
         """Up to `most` tokens that followed the longest match; none where nothing matches."""
+        length, place = self._match()
+        return self._tokens[place : place + most] if length else []
+
+    @property
+    def rate(self) -> float:
+        """How likely each guess is, if those before it are right: learnt from like matches."""
+        length, _ = self._match()
+        return self._rates[length - 1] if length else 0.0
+
+    def _match(self) -> tuple[int, int]:
+        """How many of the last tokens came before, and the place after them; (0, 0) for none."""
         end = len(self._tokens)
         for length in range(min(LONGEST, end), 0, -1):
             place = self._after[length - 1].get(tuple(self._tokens[end - length :]))
             if place is not None:
-                self._matched = length
-                return self._tokens[place : place + most]
-        return []
+                return length, place
+        return 0, 0
 
-    @property
-    def rate(self) -> float:
-        """How likely each guess of the last `guess` is, from those of like matches before."""
-        return self._rates[self._matched - 1] if self._matched else 0.0
-
-    def came_true(self, guessed: int, true: int) -> None:
-        """Of the last `guess` the first `true` were right."""
-        if not guessed or not self._matched:
-            return
-        checked = true + (true < guessed)
-        weight = _MEMORY**checked
-        place = self._matched - 1
-        self._rates[place] = weight * self._rates[place] + (1 - weight) * (true / checked)
+    def _append(self, token: int) -> None:
+        end = len(self._tokens)
+        for length in range(1, min(LONGEST, end) + 1):
+            self._after[length - 1][tuple(self._tokens[end - length :])] = end
+        self._tokens.append(token)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from cmc_local import bundled
 from cmc_local.base_model import BaseModel
+from cmc_local.base_sampler import NativeSampler
 from cmc_local.engine import Engine, Run, Slot
 from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.prompts import Message
-from cmc_local.settings import Control, Overlap
+from cmc_local.settings import Control, Overlap, Sampling
 from cmc_local.speculation import ALWAYS, NEVER, PromptLookup, RowCosts
 from cmc_local.steering import ActiveSteering
 from test_steered_models import tiny_adapter
@@ -29,6 +30,7 @@ from test_steered_models import tiny_adapter
 TOLERANCE = {"exact": 2e-5, "bundled": 0.05}
 SEQUENCES = 4
 REPLY = 24
+QUESTION: list[Message] = [{"role": "user", "content": "Where was Helen Blackworth born?"}]
 ASKED = ("Where was Helen Blackworth born?", "What did she write?", "Who?", "In what year was it?")
 
 
@@ -209,3 +211,32 @@ def test_a_shared_beginning_equals_ones_own(bench: Bench) -> None:
         assert (run.timings.reused_tokens > 16) == shared
         bench.clear()
     np.testing.assert_allclose(rows[1], rows[0], atol=tolerance(bench), rtol=0)
+
+
+def drawn(bench: Bench, seed: int, costs: RowCosts) -> tuple[list[int], int]:
+    """A sampled, steered reply, and how many of its tokens were guessed."""
+    bench.clear()
+    engine = Engine(bench.base, overlap="off", costs=costs)
+    how = Sampling(temperature=1.0, top_k=3, top_p=1.0, min_p=0.0, seed=seed)
+    sampler = NativeSampler(bench.base, how)
+    place, one = bench.slots[0], bench.adapters[0]
+    active = ActiveSteering(one.steerings[0], one.mapped, 0.1, one.prompt(QUESTION))
+    prompt = bench.prompt(0) * 3
+    guesser = PromptLookup(prompt) if costs is not NEVER else None
+    run = engine.begin(place, prompt, sampler, [active], guesser=guesser)
+    tokens: list[int] = []
+    while len(tokens) < REPLY:
+        tokens += engine.step([run])[0]
+    engine.close()
+    sampler.close()
+    return tokens[:REPLY], run.timings.guessed_tokens
+
+
+def test_drawn_replies_are_the_same_with_guesses(exact: Bench) -> None:
+    # Each token is drawn once, from its own row: the draws are the same, so their distribution is.
+    guessed = 0
+    for seed in range(12):
+        tokens, came_true = drawn(exact, seed, ALWAYS)
+        assert tokens == drawn(exact, seed, NEVER)[0]
+        guessed += came_true
+    assert guessed > 12

@@ -49,26 +49,38 @@ def test_guesses_equal_a_search_from_the_end(tokens: list[int], most: int) -> No
     assert lookup.guess(most) == slow()
 
 
-def test_the_rate_follows_what_came_true() -> None:
-    lookup = PromptLookup([1, 2, 3, 4, 1, 2, 3, 4])
-    lookup.guess(3)
+def test_the_rate_follows_the_reply_whether_guessed_or_not() -> None:
+    lookup = PromptLookup([1, 2, 3, 4, 1])
     before = lookup.rate
-    lookup.came_true(3, 3)
-    after = lookup.rate
-    assert 1 > after > before
-    for _ in range(50):
-        lookup.came_true(3, 0)
-    assert lookup.rate < 0.02
+    lookup.extend([2])  # as before: what follows one matching token is likelier now
+    lookup.extend([9, 1])  # two matched, and another came
+    assert lookup.rate > before
+    assert lookup.rate == pytest.approx(before + 0.3 * (1 - before))
 
 
 def test_a_rate_is_that_of_its_length_of_match() -> None:
-    lookup = PromptLookup([1, 2, 3, 9, 1])
-    lookup.guess(1)  # one token matches
-    for _ in range(50):
-        lookup.came_true(1, 0)
-    lookup.extend([2, 3])
-    lookup.guess(1)  # three do
-    assert lookup.rate == 0.7
+    lookup = PromptLookup([1, 2, 3, 9, 1, 2, 3])
+    of_three = lookup.rate
+    lookup.extend([9])
+    better = of_three + 0.3 * (1 - of_three)
+    assert lookup.rate != better  # four tokens match now
+    lookup.extend([5, 1, 2, 3])
+    assert lookup.rate == pytest.approx(better)
+
+
+def test_the_prompts_own_repetitions_teach_nothing() -> None:
+    assert PromptLookup([1, 2] * 20 + [5, 1]).rate == PromptLookup([1, 2, 5, 1]).rate
+
+
+def test_a_text_without_repetitions_is_not_guessed_at() -> None:
+    costs = RowCosts({1: 20.0, 4: 50.0, 8: 100.0})
+    lookup, guessed = PromptLookup([1, 2, 3]), 0
+    for number in range(40):
+        lookup.extend([1])  # another token follows each time
+        assert lookup.guess(1)
+        guessed += costs.guesses(lookup.rate, len(lookup.guess(7)))
+        lookup.extend([1000 + number])
+    assert guessed == 0
 
 
 def test_costs_between_two_measured_numbers_lie_on_a_line() -> None:

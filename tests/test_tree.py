@@ -24,7 +24,7 @@ LAYERS = (
     {"vocabulary", "prompts"},
     {"token_map", "adapter", "borders", "delta_tokenizer"},
     {"control", "mid_token", "shift_source", "alignment", "base_*", "text_stream"},
-    {"delta_device", "delta_session"},
+    {"delta_device", "delta_session", "delta_buffers"},
     {"delta"},
     {"speculation", "pacing"},
     {"steering"},
