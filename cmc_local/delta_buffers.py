@@ -160,7 +160,11 @@ class DeviceSteps:
         return rows[:, 0]
 
     def _bound(self, first: int, count: int) -> _Bound:
-        arrays = (self.ids[:count], self.lengths[:count], np.zeros(1, np.int64))
+        arrays: tuple[NDArray[Any], ...] = (
+            self.ids[:count],
+            self.lengths[:count],
+            np.zeros(1, np.int64),
+        )
         inputs = {
             name: ort.OrtValue.ortvalue_from_numpy(array.copy(), *self._cache.place)
             for name, array in zip(_INPUTS, arrays, strict=True)
