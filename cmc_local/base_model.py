@@ -32,6 +32,11 @@ from cmc_local.errors import GGUFError, PromptTooLong, UsageError
 from cmc_local.vocabulary import Vocabulary
 
 _KV_TYPES = {"f32": 0, "f16": 1}  # ggml_type
+_FLASH_OFF = 0  # llama_flash_attn_type
+_ROWS_WITHOUT_FLASH = 128
+"""On the CPU one sequence is up to a tenth faster without flash attention (from a few hundred
+tokens on); the scores that it then writes down take memory by the rows of a prompt decoded at once.
+Of several sequences in one cache flash attention passes over what a row cannot see."""
 _CONTEXT_FULL = 1  # llama_decode's result
 USUAL_CONTEXT = 8192
 """Tokens taken unasked where a model was trained with more: the cache is allocated at once, and
@@ -69,7 +74,13 @@ class BaseModel:
         trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
         context = context or _usual_context(trained, sequences)
         self._threads = self.prompt_threads = threads or usable_cores()
-        params = _context_params(context, batch, self._threads, sequences, kv_type)
+        params = _context_params(context, batch, self._threads, sequences)
+        params.type_k = params.type_v = _KV_TYPES[kv_type]
+        on_cpu = gpu_layers == 0 or not base_library.offloads_to_gpu()
+        if kv_type == "f32":
+            params.flash_attn_type = _FLASH_OFF  # it rounds to half precision, whatever is cached
+        elif on_cpu and sequences == 1:
+            params.flash_attn_type, params.n_ubatch = _FLASH_OFF, min(batch, _ROWS_WITHOUT_FLASH)
         self._context = self._new_context(params)
         self._free.detach()
         self._free = weakref.finalize(self, _free, self._model, self._context)
@@ -99,11 +110,12 @@ class BaseModel:
 
     @cached_property
     def identity(self) -> str:
-        """What decides how fast it decodes: file, threads, build of llama.cpp."""
+        """What decides how fast it decodes: file, threads, sequences, build of llama.cpp."""
         status = self.path.stat()
         build = llama_cpp.llama_print_system_info().decode()
         return (
             f"{self.path.name} {status.st_size} {status.st_mtime_ns} {self.prompt_threads} "
+            f"{self.sequences} "
             f"{self._gpu_layers} {llama_cpp.__version__} {build}"
         )
 
@@ -275,7 +287,7 @@ def _usual_context(trained: int, sequences: int) -> int:
     return min(trained, max(USUAL_CONTEXT // sequences, USUAL_CONTEXT // 4))
 
 
-def _context_params(context: int, batch: int, threads: int, sequences: int, kv_type: str) -> Any:
+def _context_params(context: int, batch: int, threads: int, sequences: int) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = context * sequences
     params.n_batch = params.n_ubatch = batch
@@ -283,9 +295,6 @@ def _context_params(context: int, batch: int, threads: int, sequences: int, kv_t
     params.n_threads = params.n_threads_batch = threads
     params.n_seq_max = sequences
     params.kv_unified = True  # otherwise a partial copy between sequences aborts the process
-    params.type_k = params.type_v = _KV_TYPES[kv_type]
-    if kv_type == "f32":
-        params.flash_attn_type = 0  # it rounds to half precision, whatever the cache holds
     params.no_perf = True
     return params
 
