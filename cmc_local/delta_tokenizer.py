@@ -33,6 +33,8 @@ from cmc_local.vocabulary import Vocabulary, byte_value, from_tokenizer_json
 
 _ANCHORS: Final = 4096
 """Anchors whose tokens are remembered."""
+_PIECES: Final = 2048
+"""Pieces of text whose tokens the library remembers; its own 10,000 take 7 MB, slowly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,8 @@ def _load(data: bytes) -> Tokenizer:
             f"the tokenizers library cannot read the tokenizer.json ({error}); "
             "save it again with that library"
         ) from error
+    if hasattr(tokenizer.model, "_resize_cache"):
+        tokenizer.model._resize_cache(_PIECES)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True

@@ -24,7 +24,7 @@ LONGEST: Final = 4
 """The longest run of tokens that is looked for in what came before."""
 MOST: Final = 7
 """Guesses in one step."""
-_HOPES: Final = (0.1, 0.3, 0.5, 0.6)
+_HOPES: Final = (0.1, 0.3, 0.6, 0.8)
 """How likely the token after a match of 1, 2, ... tokens is thought to come at first."""
 _MEMORY: Final = 0.7
 """What the past weighs against one more token."""
