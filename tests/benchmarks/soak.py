@@ -1,12 +1,12 @@
 """A long run with comings and goings: is anything lost, does anything grow?
 
-    python tests/benchmarks/soak.py [--steps 10000] [--slots 4] [--gguf FILE --adapter FOLDER]
+    python tests/benchmarks/soak.py [--steps 20000] [--slots 4] [--gguf FILE --adapter FOLDER]
 
 Random requests on a few slots: prompts of any length, some that begin alike, with and without
 adapters, greedy and drawn, some cancelled in the queue, in their prompt or in mid-reply. Every
-request must end once with a reason, every slot must be free at the end, and memory must not grow in
-the second half of the steps; in the first, caches of a fixed size fill up. Prints one JSON line; exit
-code 1 where something is amiss.
+request must end once with a reason, every slot must be free at the end, and memory must not grow
+in the second half of the steps; in the first, caches of a fixed size fill up. Prints one JSON line;
+exit code 1 where something is amiss.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Soak:
 @click.command()
 @click.option("--gguf", type=click.Path(path_type=Path), default=None)
 @click.option("--adapter", type=click.Path(path_type=Path), default=None)
-@click.option("--steps", default=10_000)
+@click.option("--steps", default=20_000)
 @click.option("--slots", default=4)
 @click.option("--seed", default=0)
 def main(gguf: Path | None, adapter: Path | None, steps: int, slots: int, seed: int) -> None:
