@@ -174,7 +174,11 @@ class Aligner:
         text = self._tail.text
         start = max(end - len(text.encode()), 0)
         # U+FFFD has three bytes; what it stands for has one to three.
-        while "\ufffd" in text and self._response[start:end].decode("utf-8", "replace") != text:
+        while (
+            "\ufffd" in text
+            and start < end
+            and self._response[start:end].decode("utf-8", "replace") != text
+        ):
             start += 1
         return start
 

@@ -35,8 +35,9 @@ _KV_TYPES = {"f32": 0, "f16": 1}  # ggml_type
 _FLASH_OFF = 0  # llama_flash_attn_type
 _ROWS_WITHOUT_FLASH = 128
 """On the CPU one sequence is up to a tenth faster without flash attention (from a few hundred
-tokens on); the scores that it then writes down take memory by the rows of a prompt decoded at once.
-Of several sequences in one cache flash attention passes over what a row cannot see."""
+tokens on). The scores that it then writes down take memory by the context times the rows of a
+prompt decoded at once, so not with a context longer than USUAL_CONTEXT. Of several sequences in
+one cache flash attention passes over what a row cannot see."""
 _CONTEXT_FULL = 1  # llama_decode's result
 USUAL_CONTEXT = 8192
 """Tokens taken unasked where a model was trained with more: the cache is allocated at once, and
@@ -79,7 +80,7 @@ class BaseModel:
         on_cpu = gpu_layers == 0 or not base_library.offloads_to_gpu()
         if kv_type == "f32":
             params.flash_attn_type = _FLASH_OFF  # it rounds to half precision, whatever is cached
-        elif on_cpu and sequences == 1:
+        elif on_cpu and sequences == 1 and context <= USUAL_CONTEXT:
             params.flash_attn_type, params.n_ubatch = _FLASH_OFF, min(batch, _ROWS_WITHOUT_FLASH)
         self._context = self._new_context(params)
         self._free.detach()

@@ -28,6 +28,11 @@ def usable_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
     return max(1, len(cores))
 
 
+def leaves_a_core(base_threads: int) -> bool:
+    """Whether a base model of so many threads leaves one for the deltas."""
+    return base_threads < usable_cores()
+
+
 def usual_delta_threads(base_threads: int) -> int:
     """Threads of a delta beside a base model of so many: the cores that one leaves, or all.
 

@@ -28,15 +28,14 @@ _PATIENCE: Final = 4
 """A tail this many times as long as the longest token is searched by the third rule."""
 _CACHE: Final = 4096
 """Pairs of characters that are remembered."""
+GPT2_WORDS: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LATER = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|<digits>"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WORD_PATTERNS: Final = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
-    _LATER.replace("<digits>", r"\p{N}{1,3}"),  # Llama-3
-    _LATER.replace("<digits>", r"\p{N}"),  # Qwen-2
-)
+LLAMA3_WORDS: Final = _LATER.replace("<digits>", r"\p{N}{1,3}")
+QWEN2_WORDS: Final = _LATER.replace("<digits>", r"\p{N}")
+_WORD_PATTERNS: Final = (GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS)
 """Pre-tokenizers' patterns that cut wherever letters or digits end."""
 
 
@@ -97,6 +96,8 @@ class Borders:
 
     def _check(self, before: str, after: str) -> bool:
         """Whether tokens always end between these two characters."""
+        if category(before)[0] == "M":  # a normalizer may join it with what stands before it
+            return False
         normal = self._normal(before)[-1:]
         if not normal or any(normal + after in t or t.endswith(normal) for t in self._added):
             return False
@@ -186,7 +187,9 @@ def _cuts_words(root: dict[str, Any]) -> bool:
                 return False
             cutting = True
         elif step["type"] == "ByteLevel":
-            cutting = cutting or step.get("use_regex", True)
+            if not cutting and not step.get("use_regex", True):
+                return False  # what cuts after it sees bytes, not letters
+            cutting = True
         elif step["type"] != "Digits":
             return False
     return cutting

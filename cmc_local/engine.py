@@ -24,15 +24,13 @@ from cmc_local.control import add_shifts
 from cmc_local.errors import UsageError
 from cmc_local.layout import Part, lay_out, share_prompt
 from cmc_local.pacing import Pace
-from cmc_local.row_costs import DEEP, deepened
+from cmc_local.row_costs import DEEP, DEEP_ROWS, deepened
 from cmc_local.runs import Base, Chooser, Run, Slot, StepTimes, Timings
 from cmc_local.settings import Overlap
-from cmc_local.speculation import MOST, NEVER, PromptLookup, RowCosts
+from cmc_local.speculation import NEVER, PromptLookup, RowCosts
 from cmc_local.steering import ActiveSteering, advance, common_prefix
 
 __all__ = ["Base", "Chooser", "Engine", "Run", "Slot", "StepTimes", "Timings"]
-
-_WAYS: dict[Overlap, tuple[bool, ...]] = {"on": (True,), "off": (False,), "auto": (True, False)}
 
 
 class Engine:
@@ -46,10 +44,12 @@ class Engine:
         overlap: Overlap = "auto",
         costs: RowCosts = NEVER,
         learnt: Callable[[RowCosts], None] = lambda _costs: None,
+        spare_core: bool = True,
     ) -> None:
         """`batch` bounds the tokens of one decode; `costs` says what rows of the base cost.
 
-        What is not known of the costs is measured once it can be; `learnt` is told.
+        What is not known of the costs is measured once it can be; `learnt` is told. `spare_core`
+        says whether the base leaves one, where overlapping is to be expected to pay.
         """
         self.base = base
         self.times = StepTimes()
@@ -57,7 +57,8 @@ class Engine:
         self.costs = costs
         self._learnt = learnt
         self._batch = batch
-        self._ways = _WAYS[overlap]
+        both = (True, False) if spare_core else (False, True)
+        self._ways = {"on": (True,), "off": (False,), "auto": both}[overlap]
         self._paces: dict[int, Pace[bool]] = {}
         self._rolls_back = base.can_roll_back
         self._slots: list[Slot] = []
@@ -121,17 +122,17 @@ class Engine:
             self._submit(parts, overlap)
             self._decode(parts)
             chosen = {id(part.run): self._finish(part) for part in parts}
+            seconds = perf_counter() - before
+            if self.costs.deeper is None and self._rolls_back:
+                self._measure_depth(runs)
         except BaseException:
             for run in runs:
                 run.slot.stale, run.slot.run = True, None
             wait([run.job for run in runs if run.job is not None])
             raise
-        seconds = perf_counter() - before
         self.times.total_seconds += seconds
         if all(len(part.tokens) == 1 and not part.guesses for part in parts):
             pace.took(overlap, seconds)
-        if self.costs.deeper is None and self._rolls_back:
-            self._measure_depth(runs)
         return [chosen.get(id(run), []) for run in runs]
 
     def close(self) -> None:
@@ -142,10 +143,16 @@ class Engine:
         """Behind the first long prompt of a reply with guesses: what rows cost more there."""
         for run in runs:
             depth = len(run.slot.cached)
-            if run.guesser is not None and DEEP <= depth <= self.base.n_ctx - MOST:
-                self.costs = deepened(self.base, self.costs, run.slot.sequence, depth)
-                self._learnt(self.costs)
+            room = DEEP <= depth <= self.base.n_ctx - DEEP_ROWS and self._batch >= DEEP_ROWS
+            if run.guesser is None or not room or depth != len(run.prompt):
+                continue
+            found = deepened(self.base, self.costs, run.slot.sequence, depth)
+            if found is None:
+                self._decode_again(run)
                 return
+            self.costs = found
+            self._learnt(found)
+            return
 
     # --- the parts of a step -------------------------------------------------------------------
 
@@ -302,11 +309,14 @@ class Engine:
         slot = run.slot
         if self.base.truncate(slot.sequence, len(slot.cached)):
             return
-        # A model that keeps its last state alone: decode the sequence again, and guess no more.
+        self._decode_again(run)
+
+    def _decode_again(self, run: Run) -> None:
+        """A model that keeps its last state alone: decode the sequence again, guess no more."""
         self._rolls_back = False
-        self.base.clear(slot.sequence)
-        run.pending[:0] = slot.cached
-        slot.cached.clear()
+        self.base.clear(run.slot.sequence)
+        run.pending[:0] = run.slot.cached
+        run.slot.cached.clear()
 
 
 def _begun(active: Sequence[ActiveSteering]) -> Callable[[], None]:

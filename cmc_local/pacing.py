@@ -3,8 +3,8 @@
 Overlapping the delta with the base model pays where a core is free for it and costs where none is;
 no rule knows that of a machine, its other programs included, so the first steps are timed.
 
-    ways (a, b): steps a b a b a b a b a b, then the one of the smaller median, then now and then
-    again a few of each, since machines change their minds
+    ways (a, b): steps a b a b ... nine of each, then the one of the smaller median, a unless b is
+    clearly faster; now and then again some of each, since machines change their minds
 
 All ways give the same numbers; what would change them, however little, is not chosen by a clock.
 """
@@ -18,14 +18,19 @@ from typing import Generic, TypeVar
 
 Way = TypeVar("Way", bound=Hashable)
 
-TRIALS = 5
+TRIALS = 9
 """Steps of each way that are timed before one is settled on; the first of them is not counted."""
+CLEARLY = 0.98
+"""Another way must take at most this share of the first one's time: noise alone decides nothing."""
 SETTLED_FOR = 512
 """Steps until the others are tried again."""
 
 
 class Pace(Generic[Way]):
-    """The choice among ways to take a step; `take` one, then say how long it took."""
+    """The choice among ways to take a step; `take` one, then say how long it took.
+
+    The first way is the one to be expected the fastest.
+    """
 
     def __init__(self, ways: Sequence[Way]) -> None:
         self.ways = tuple(ways)
@@ -57,7 +62,9 @@ class Pace(Generic[Way]):
             return
         self._times[way].append(seconds)
         if all(len(times) == TRIALS for times in self._times.values()):
-            self._settled = min(self.ways, key=self._typical)
+            first, best = self.ways[0], min(self.ways, key=self._typical)
+            clear = self._typical(best) <= CLEARLY * self._typical(first)
+            self._settled = best if clear else first
 
     def _typical(self, way: Way) -> float:
         return median(list(self._times[way])[1:])

@@ -5,7 +5,8 @@ batches of other sizes, whose kernels round differently. A file that cannot be w
 costs the measurement again.
 
 Attention makes every row dearer the more comes before it. That is measured behind the first prompt
-that is long enough (`deepened`): to decode one for the measurement alone would take seconds.
+that is long enough (`deepened`), before its reply goes on: to decode one for the measurement alone
+would take seconds.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _ROUNDS: Final = 5
 _VERSION: Final = 2
 DEEP: Final = 256
 """Tokens before the rows, at least, where it is measured what these cost."""
+DEEP_ROWS: Final = 4
 
 
 def base_costs(base: Base, identity: str, *, cache_dir: Path | None = None) -> RowCosts:
@@ -55,21 +57,21 @@ def keep_base_costs(identity: str, costs: RowCosts, *, cache_dir: Path | None = 
     _write(_path(f"base {identity}", cache_dir), costs)
 
 
-def deepened(base: Base, costs: RowCosts, sequence: int, depth: int) -> RowCosts:
+def deepened(base: Base, costs: RowCosts, sequence: int, depth: int) -> RowCosts | None:
     """The costs, with what rows cost more behind the `depth` tokens that a sequence holds.
 
-    The sequence is as before then; the logits of the last decode are not.
+    The sequence is as before then; the logits of the last decode are not. None where the base
+    does not take the rows back: the sequence is to be decoded again.
     """
-    rows = 4
-    tokens = [0] * rows
+    tokens = [0] * DEEP_ROWS
     least = float("inf")
-    for _ in range(2):
+    for _ in range(3):
         before = perf_counter()
-        base.decode_spans([Span(sequence, depth, tokens, range(rows))])
+        base.decode_spans([Span(sequence, depth, tokens, range(DEEP_ROWS))])
         least = min(least, perf_counter() - before)
         if not base.truncate(sequence, depth):
-            raise RuntimeError("a base model that takes rows back did not")
-    return replace(costs, deeper=max(0.0, least - costs.cost(rows)) / (rows * depth))
+            return None
+    return replace(costs, deeper=max(0.0, least - costs.cost(DEEP_ROWS)) / (DEEP_ROWS * depth))
 
 
 def delta_costs(source: ShiftSource, identity: str, *, cache_dir: Path | None = None) -> RowCosts:

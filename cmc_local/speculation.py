@@ -10,8 +10,8 @@ row and nothing else: every token is chosen from its own logits.
 
 `RowCosts` says what rows cost on this machine; from it and from how often the look-up was right
 follows how many guesses are worth making. How often it is right is learnt from every token of the
-reply, guessed or not, so a text that does not repeat itself costs nothing. Only the text decides,
-not a clock: the same request gives the same guesses.
+reply, guessed or not, so a text that does not repeat itself costs next to nothing. Once the costs
+are known only the text decides, not a clock: the same request gives the same guesses.
 """
 
 from __future__ import annotations

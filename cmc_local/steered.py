@@ -21,7 +21,7 @@ from typing import Protocol, Self
 
 from cmc_local.base_model import BaseModel
 from cmc_local.base_sampler import NativeSampler
-from cmc_local.base_threads import usual_delta_threads
+from cmc_local.base_threads import leaves_a_core, usual_delta_threads
 from cmc_local.batching import Acting, Batch, Request, Sampler
 from cmc_local.conversation import (
     Asking,
@@ -37,7 +37,7 @@ from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.prompts import Message
 from cmc_local.replies import Completion, Forced, Piece, Score, completion, reply, score
-from cmc_local.row_costs import base_costs, keep_base_costs
+from cmc_local.row_costs import ROWS, base_costs, keep_base_costs
 from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
 from cmc_local.speculation import ALWAYS, NEVER, RowCosts
 
@@ -70,6 +70,7 @@ class SteeredModel:
         overlap: Overlap = "auto",
         costs: RowCosts = NEVER,
         learnt: Callable[[RowCosts], None] = lambda _costs: None,
+        spare_core: bool = True,
     ) -> None:
         """From parts; `load` is the usual way. `costs` are the base's, by which it guesses.
 
@@ -81,7 +82,14 @@ class SteeredModel:
         self._alphas: dict[str, float] = {}
         self._make_sampler = make_sampler
         self._loader = loader
-        self._engine = Engine(base, batch=limits.batch, overlap=overlap, costs=costs, learnt=learnt)
+        self._engine = Engine(
+            base,
+            batch=limits.batch,
+            overlap=overlap,
+            costs=costs,
+            learnt=learnt,
+            spare_core=spare_core,
+        )
         self._slots = tuple(Slot(sequence) for sequence in range(limits.parallel))
         self._guesses = costs is not NEVER
         self._busy = threading.Lock()
@@ -124,7 +132,10 @@ class SteeredModel:
             sequences=limits.parallel,
             guessing=speculate == "auto",
         )
-        costs = {"off": NEVER, "on": ALWAYS}.get(speculate) or base_costs(base, base.identity)
+        costs = {"off": NEVER, "on": ALWAYS}.get(speculate)
+        if costs is None:  # a batch that does not hold the rows checks none
+            small = limits.batch < max(ROWS)
+            costs = NEVER if small else base_costs(base, base.identity)
         make_sampler = partial(NativeSampler, base)
         model = cls(
             base,
@@ -134,6 +145,7 @@ class SteeredModel:
             overlap=overlap,
             costs=costs,
             learnt=partial(keep_base_costs, base.identity),
+            spare_core=leaves_a_core(base.threads),
         )
         try:
             for one in adapters:

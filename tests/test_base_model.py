@@ -216,3 +216,52 @@ def test_hardware_threads_of_one_core_count_once(tmp_path: Path) -> None:
         (place / "thread_siblings_list").write_text("0-4095\n")
     assert usable_cores(tmp_path) == 1
     assert usable_cores(tmp_path / "unknown") == len(processors)
+
+
+SPIN = """
+import os, sys
+os.environ.update({environment})
+from cmc_local.base_library import llama_cpp
+print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "left"), [({}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")], ids=["ours", "own"]
+)
+def test_the_spin_setting_is_gone_once_llama_cpp_is_loaded(
+    environment: dict[str, str], left: str
+) -> None:
+    clean = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", SPIN.format(environment=environment)],
+        capture_output=True,
+        text=True,
+        env=clean,
+        check=True,
+    )
+    assert done.stdout.strip() == left
+
+
+@pytest.mark.parametrize(
+    ("sequences", "context", "flash"), [(1, 512, 0), (2, 512, -1), (1, 16_384, -1)]
+)
+def test_one_sequence_of_a_usual_context_goes_without_flash_attention(
+    tiny_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sequences: int,
+    context: int,
+    flash: int,
+) -> None:
+    asked = []
+    make = BaseModel._new_context
+
+    def note(self: BaseModel, params: object) -> object:
+        fields = {name for name, *_ in type(params)._fields_}  # type: ignore[attr-defined]
+        assert {"flash_attn_type", "n_ubatch"} <= fields
+        asked.append(params.flash_attn_type)  # type: ignore[attr-defined]
+        return make(self, params)
+
+    monkeypatch.setattr(BaseModel, "_new_context", note)
+    BaseModel(tiny_gguf, context=context, sequences=sequences, threads=1, gpu_layers=0).close()
+    assert asked == [flash]

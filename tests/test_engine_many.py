@@ -254,7 +254,19 @@ def test_what_a_long_prompt_adds_to_a_row_is_measured_once_and_changes_nothing()
     assert tokens == [engine.step([run])[0][0] for _ in tokens]
 
 
-@pytest.mark.parametrize("prompt", [[A] * 100, [A] * 396])
+def test_a_model_that_does_not_take_the_measurement_back_is_decoded_again() -> None:
+    base = FakeBase(repeating, n_ctx=400)
+    engine = Engine(base, costs=RowCosts({1: 1e-9, 8: 2e-9}, None))
+    run = steered(engine, Slot(0), [A] * 300, "", [], guesses=True)
+    base._truncates = False
+    said = [token for _ in range(4) for token in engine.step([run])[0]]
+    base = FakeBase(repeating, n_ctx=400)
+    engine = Engine(base)
+    run = steered(engine, Slot(0), [A] * 300, "", [])
+    assert said == [engine.step([run])[0][0] for _ in said]
+
+
+@pytest.mark.parametrize("prompt", [[A] * 100, [A] * 398])
 def test_a_short_prompt_and_a_full_context_teach_nothing(prompt: list[int]) -> None:
     base = FakeBase(repeating, n_ctx=400)
     engine = Engine(base, costs=RowCosts({1: 1e-9, 8: 2e-9}, None))

@@ -22,7 +22,7 @@ from cmc_local.alignment import Aligner
 from cmc_local.base_batch import Span
 from cmc_local.base_model import BaseModel
 from cmc_local.base_sampler import NativeSampler
-from cmc_local.base_threads import usual_delta_threads
+from cmc_local.base_threads import leaves_a_core, usual_delta_threads
 from cmc_local.bench.arms import Tokens
 from cmc_local.bench.machine import megabytes
 from cmc_local.bench.memory import Memory
@@ -87,7 +87,13 @@ class Models:
         key = (id(base), overlap, guesses)
         if key not in self._engines:
             costs = self.base_costs if guesses else NEVER
-            engine = Engine(base, batch=BATCH, overlap=overlap, costs=costs)
+            engine = Engine(
+                base,
+                batch=BATCH,
+                overlap=overlap,
+                costs=costs,
+                spare_core=leaves_a_core(base.threads),
+            )
             self._engines[key] = self._closing(engine)
         return self._engines[key]
 

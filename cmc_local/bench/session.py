@@ -29,6 +29,7 @@ from cmc_local.bench.ratios import Main
 from cmc_local.bench.report import PromptTime, Result
 from cmc_local.errors import DataError, UsageError
 from cmc_local.settings import Overlap
+from cmc_local.speculation import NEVER
 from cmc_local.vocabulary import Vocabulary
 
 Tell = Callable[[str], None]
@@ -301,12 +302,14 @@ def _described(settings: Settings, passages: Passages, models: Models) -> dict[s
     }
 
 
-def _costs(models: Models) -> dict[str, dict[int, float]]:
-    """What so many rows of the base cost in one decode, behind so many tokens."""
+def _costs(models: Models) -> dict[str, dict[int, float]] | None:
+    """What so many rows of the base cost in one decode, behind so many tokens, where measured."""
     costs = models.engine(guesses=True).costs
+    if costs is NEVER:
+        return None
     return {
         f"after_{depth}": {n: round(1000 * costs.cost(n, depth), 3) for n in costs.seconds}
-        for depth in (0, 1000)
+        for depth in ((0,) if costs.deeper is None else (0, 1000))
     }
 
 

@@ -93,9 +93,11 @@ def _each(
 
 
 def _name(text: str) -> str:
-    """What a file is called in the table; a tokenizer.json by its folder."""
+    """What it is called in the table: a tokenizer.json by its folder, a file without its ending."""
     path = Path(text)
-    return path.parent.name or path.stem if path.name == "tokenizer.json" else path.stem
+    if path.name == "tokenizer.json" and path.parent.name:
+        return path.parent.name
+    return path.name if path.is_dir() else path.stem
 
 
 def _words(path: Path | None, characters: int) -> str:
@@ -105,10 +107,10 @@ def _words(path: Path | None, characters: int) -> str:
 
         return texts.sample("prose").text[:characters]
     try:
-        found = path.read_text(encoding="utf-8", errors="replace")[:characters]
+        found = path.read_text(encoding="utf-8", errors="replace").lstrip()[:characters]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; give a text file") from error
-    if not found.strip():
+    if not found:
         raise UsageError(f"{path} is empty: give a text to follow")
     return found
 

@@ -28,20 +28,16 @@ from tokenizers import (
 )
 
 from cmc_local import base_header
+from cmc_local.borders import GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS
 from cmc_local.errors import TokenizerError
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # enum llama_token_type
 _MARKER: Final = "\u2581"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LATER = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|<digits>"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _PATTERNS: Final[Mapping[str, tuple[str, ...]]] = {
-    "gpt-2": (_GPT2,),
-    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]"),
-    "llama-bpe": (_LATER.replace("<digits>", r"\p{N}{1,3}"),),
-    "qwen2": (_LATER.replace("<digits>", r"\p{N}"),),
+    "gpt-2": (GPT2_WORDS,),
+    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", GPT2_WORDS, r"[0-9][0-9][0-9]"),
+    "llama-bpe": (LLAMA3_WORDS,),
+    "qwen2": (QWEN2_WORDS,),
 }
 _WHOLE_WORDS: Final = ("llama-bpe",)
 """Pre-tokenizers whose models take a word that is a token without merging it."""
@@ -56,18 +52,20 @@ def tokenizer_of(gguf: str | Path) -> Tokenizer:
     header = base_header.read(path, lists=True)
     found = {name.removeprefix("tokenizer.ggml."): one for name, one in header.metadata.items()}
     kind = found.get("model")
-    if kind == "gpt2":
-        tokenizer = _byte_level(found, path)
-    elif kind == "llama":
-        tokenizer = _sentencepiece(found)
-    else:
+    if kind not in ("gpt2", "llama"):
         raise TokenizerError(f"{path} has a tokenizer of kind {kind}: only BPE can be written")
-    _add_special(tokenizer, found)
+    try:
+        tokenizer = _byte_level(found, path) if kind == "gpt2" else _sentencepiece(found)
+        _add_special(tokenizer, found)
+    except KeyError as missing:
+        raise TokenizerError(
+            f"{path} lacks tokenizer.ggml.{missing.args[0]}: convert the model anew"
+        ) from None
     return tokenizer
 
 
 def _byte_level(found: Mapping[str, Any], path: Path) -> Tokenizer:
-    name = found.get("pre", "gpt-2")
+    name = found.get("pre", "none")
     if name not in _PATTERNS:
         raise TokenizerError(
             f"{path} names the pre-tokenizer {name}, whose pattern is not known here: take the "
@@ -121,7 +119,7 @@ def _merges(
 
 
 def _vocab(tokens: Sequence[str]) -> dict[str, int]:
-    """Spelling -> id; a spelling that comes again stands for its first id, as in llama.cpp."""
+    """Spelling -> id; a spelling that comes again stands for its first id."""
     vocab: dict[str, int] = {}
     for i, name in enumerate(tokens):
         vocab.setdefault(name, i)

@@ -26,7 +26,7 @@ def test_the_bundled_models_are_aligned(bundled_models: Path) -> None:
     ]
     pairs = json.loads(lines[-1])["pairs"]
     assert all(pair["characters"] == 200 for pair in pairs)
-    assert all(pair["incremental_vs_full"] > 1 for pair in pairs)
+    assert all(pair["incremental_vs_full"] > 0 for pair in pairs)
 
 
 def test_a_pair_of_files_is_aligned_on_a_text(
