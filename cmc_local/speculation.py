@@ -24,6 +24,8 @@ LONGEST: Final = 4
 """The longest run of tokens that is looked for in what came before."""
 MOST: Final = 7
 """Guesses in one step."""
+HANDLING: Final = 2e-4
+"""Seconds of Python for each guess that a delta follows: aligned, looked up, perhaps taken back."""
 _HOPES: Final = (0.1, 0.3, 0.6, 0.8)
 """How likely the token after a match of 1, 2, ... tokens is thought to come at first."""
 _MEMORY: Final = 0.7
@@ -117,7 +119,7 @@ class RowCosts:
         for count in range(most + 1):
             expected += rate**count
             cost = self.cost(self.fill_up(1 + count, depth), depth)
-            cost += sum(one.cost(1 + count) for one in beside)
+            cost += sum(one.cost(1 + count) + HANDLING * count for one in beside)
             if expected / cost > best_speed:
                 best, best_speed = count, expected / cost
         return best

@@ -132,3 +132,11 @@ def test_fewer_guesses_are_worth_their_rows_behind_a_long_prompt() -> None:
     costs = RowCosts({1: 20.0, 4: 40.0, 8: 80.0}, 0.02)  # behind 1,000 tokens: 40, 120, 240
     assert costs.guesses(0.6, 7, depth=0) == 1  # 1.6 tokens for 1.33 times the cost of one
     assert costs.guesses(0.6, 7, depth=1000) == 0  # for 1.67 times
+
+
+def test_a_guess_that_a_delta_follows_costs_its_handling() -> None:
+    fast = RowCosts({1: 1e-4, 8: 1.1e-4})  # a model of a tenth of a millisecond a token
+    assert fast.guesses(0.8, 7) == 7
+    assert fast.guesses(0.8, 7, [FREE]) == 0  # each guess would take two tenths
+    slow = RowCosts({1: 0.06, 8: 0.07})
+    assert slow.guesses(0.8, 7, [FREE]) == 7
