@@ -180,7 +180,7 @@ def _split(text: str, separator: Separator) -> list[str]:
 
 
 def _json_texts(path: Path, text: str) -> Iterable[str]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # U+2028 may stand in a string
         if not line.strip():
             continue
         try:
