@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from cmc_local import base_library
 from cmc_local.base_batch import Rows, Span
 from cmc_local.base_library import llama_cpp
+from cmc_local.base_lora import LoraLike, Loras
 from cmc_local.base_threads import usable_cores
 from cmc_local.base_vocabulary import vocabulary_of
 from cmc_local.errors import GGUFError, PromptTooLong, UsageError
@@ -57,12 +58,16 @@ class BaseModel:
         threads: int | None = None,
         sequences: int = 1,
         kv_type: Literal["f16", "f32"] = "f16",
+        cells: int = 0,
+        loras: Sequence[LoraLike] = (),
     ) -> None:
         """Load `path`; `context` 0 takes what the model was trained with, at most USUAL_CONTEXT.
 
         `context` is each sequence's; what several of them have in common takes room once.
         `gpu_layers` -1 puts every layer on a GPU if this build of llama.cpp has one; `threads`
         None takes the physical cores; `kv_type` "f32" is for comparisons, exact and slower.
+        `cells` bounds the tokens that all sequences hold together; 0 gives each a whole context.
+        `loras` are LoRA files (GGUF) with their scales, which llama.cpp adds while it decodes.
         Raises GGUFError for a file that cannot be used.
         """
         self.path = Path(path)
@@ -72,10 +77,12 @@ class BaseModel:
         self._model = base_library.load(self.path, gpu_layers=gpu_layers)
         self._free = weakref.finalize(self, _free, self._model, None)
         _refuse_other_kinds(self._model, self.path)
+        self._loras = Loras(self._model, loras, self.path)
         trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
         context = context or _usual_context(trained, sequences)
         self._threads = self.prompt_threads = threads or usable_cores()
         params = _context_params(context, batch, self._threads, sequences)
+        params.n_ctx = cells or params.n_ctx
         params.type_k = params.type_v = _KV_TYPES[kv_type]
         on_cpu = gpu_layers == 0 or not base_library.offloads_to_gpu()
         if kv_type == "f32":
@@ -85,6 +92,7 @@ class BaseModel:
         self._context = self._new_context(params)
         self._free.detach()
         self._free = weakref.finalize(self, _free, self._model, self._context)
+        self._loras.act_on(self._context)
         self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._rows = Rows(batch)
@@ -111,13 +119,13 @@ class BaseModel:
 
     @cached_property
     def identity(self) -> str:
-        """What decides how fast it decodes: file, threads, sequences, build of llama.cpp."""
+        """What decides how fast it decodes: file, LoRA, threads, sequences, build of llama.cpp."""
         status = self.path.stat()
         build = llama_cpp.llama_print_system_info().decode()
         return (
             f"{self.path.name} {status.st_size} {status.st_mtime_ns} {self.prompt_threads} "
             f"{self.sequences} "
-            f"{self._gpu_layers} {llama_cpp.__version__} {build}"
+            f"{self._gpu_layers} {llama_cpp.__version__} {build}{self._loras.key or ''}"
         )
 
     @property

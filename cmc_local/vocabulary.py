@@ -270,20 +270,33 @@ def _begin_and_end(
 
 
 def _template_ends(processor: dict[str, Any] | None) -> tuple[int | None, int | None]:
-    """The ids that a post-processor puts before and after a text."""
+    """The ids that a post-processor puts before and after a text.
+
+    A template that leaves one text open may still end the second text of a pair.
+    """
     first: int | None = None
     last: int | None = None
     for part in _flat(processor):
         if part["type"] in ("BertProcessing", "RobertaProcessing"):
             return part["cls"][1], part["sep"][1]
-        seen_text = False
-        for item in part["single"] if part["type"] == "TemplateProcessing" else ():
-            if "Sequence" in item:
-                seen_text = True
-                continue
-            token = part["special_tokens"][item["SpecialToken"]["id"]]["ids"][0]
-            first, last = (first, token) if seen_text else (token if first is None else first, last)
+        if part["type"] == "TemplateProcessing":
+            begins, ends = _outer_tokens(part, "single")
+            if ends is None:
+                _, ends = _outer_tokens(part, "pair")
+            first = begins if first is None else first
+            last = last if ends is None else ends
     return first, last
+
+
+def _outer_tokens(template: dict[str, Any], form: str) -> tuple[int | None, int | None]:
+    """The ids that a template begins and ends with; None where a text stands there."""
+    ids = [
+        None
+        if "Sequence" in piece
+        else template["special_tokens"][piece["SpecialToken"]["id"]]["ids"][0]
+        for piece in template.get(form) or ()
+    ]
+    return (ids[0], ids[-1]) if ids else (None, None)
 
 
 def _text_rule(root: dict[str, Any]) -> Callable[[str], bytes]:

@@ -20,7 +20,8 @@ NORMALIZATIONS = ("basenormalization", "normalization", "add")
 
 @click.command("train")
 @path_option("--config", "A recipe: TOML, section [train].")
-@path_option("--template", "Frozen model to learn beside: a Hugging Face folder.")
+@path_option("--template", "Frozen model to learn beside: a GGUF file or a Hugging Face folder; "
+             "repeatable.", multiple=True)  # fmt: skip
 @path_option("--data", "JSON or JSONL of questions and answers; repeatable.", multiple=True)
 @path_option("--retain", "With --task forget: what must stay; repeatable.", multiple=True)
 @path_option("--valid", "Held-out data, in place of a share; repeatable.", multiple=True)
@@ -28,14 +29,27 @@ NORMALIZATIONS = ("basenormalization", "normalization", "add")
 @click.option("--prompt", help="Prompt form: a name (cmc) or a text that holds {query}.")
 @click.option("--turns", type=click.Choice(["all", "last"]), help="Of a conversation (all).")
 @click.option("--normalization", type=click.Choice(NORMALIZATIONS), help="Of the objective.")
-@path_option("--tokenizer", "The template's tokenizer.json, if its folder has none.")
+@path_option("--tokenizer", "The delta's own tokenizer.json (the first template's).")
 @click.option("--with-adapter", multiple=True, metavar="FOLDER[:ALPHA]",
               help="A trained delta on the template, frozen too; repeatable.")  # fmt: skip
 @click.option("--template-precision", type=click.Choice(["auto", "fp32", "bf16"]))
+@click.option("--template-device-map", help="accelerate's, as in auto: layers over several GPUs.")
+@click.option("--template-threads", type=int, help="Of a GGUF template (half of the cores).")
+@click.option("--template-gpu-layers", type=int, help="Of a GGUF template (-1: all).")
 @click.option("--cache-mb", type=int, help="Memory for the template's answers (512); 0 is off.")
 @click.option("--max-length", type=int, help="Tokens of an example; longer ones lose their end.")
 @click.option("--patience", type=int, help="Looks without a better held-out loss (3); 0 is off.")
 @click.option("--dropout", type=float, help="In the delta while it trains (0).")
+@click.option("--entity", help="Field of the data: hold out whole values of it, as in author.")
+@path_option("--plain", "Texts on which the delta is to change nothing; repeatable.", multiple=True)
+@click.option("--plain-weight", type=float, help="Of the KL to the template on them (1).")
+@click.option("--forget-loss", type=click.Choice(["ascent", "npo", "simnpo", "dpo", "idk"]),
+              help="(ascent)")  # fmt: skip
+@click.option("--forget-beta", type=float, help="Of npo, simnpo and dpo (0.1).")
+@click.option("--forget-gamma", type=float, help="Margin of simnpo, nats a token (0).")
+@click.option("--retain-loss", type=click.Choice(["nll", "kl"]), help="On what must stay (nll).")
+@click.option("--retain-weight", type=float, help="Of that loss (1).")
+@path_option("--refusals", "Of dpo and idk: a text file, one refusal a line.")
 @click.option("--forget-bound", type=float, help="Nats at which a token counts as forgotten.")
 @click.option("--retain-rows", type=int, help="Examples to keep beside each one to forget (1).")
 @click.option("--group-by-length/--no-group-by-length", default=None,

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch import Tensor
+from transformers import LlamaConfig
+from transformers import LlamaForCausalLM as PlainLlama
 from transformers.utils import logging as transformers_logging
 
 from cmc_local.adapter import DeltaShape, Normalization, TemplateName
@@ -84,6 +86,30 @@ def read_info(folder: Path) -> CheckpointInfo | None:
         return CheckpointInfo.from_json(path.read_bytes())
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
+
+
+class LlamaForCausalLM(PlainLlama):  # type: ignore[misc]
+    """A llama that can be asked for some positions only; its checkpoints are those of any llama.
+
+    Data-parallel training sees a model through its `forward` alone, so what it is asked for has to
+    go through there.
+    """
+
+    def forward(self, *args: Any, keep: Tensor | None = None, **more: Any) -> Any:
+        """As ever, or with `keep` (B, T) bool the logits (N, V) of these positions, row by row.
+
+        The hidden states are gathered before the output head: other positions cost no logits.
+        """
+        if keep is None:
+            return super().forward(*args, **more)
+        hidden = self.model(*args, use_cache=False, **more).last_hidden_state
+        return self.lm_head(hidden[keep])
+
+
+def gathered_logits(model: Any, ids: Tensor, keep: Tensor, vocabulary: int) -> Tensor:
+    """A delta's logits at the kept positions: (B, T) ids, (B, T) bool -> (N, V) float32."""
+    logits: Tensor = model(input_ids=ids, keep=keep)
+    return logits[:, :vocabulary].float()
 
 
 def preset(

@@ -1,37 +1,58 @@
 """Conversations -> the rows a delta trains on, and rows -> batches.
 
 A row is the tokens of one conversation in the adapter's prompt form, and for each token whether it
-is in the loss; both come from the function that run time uses (DeltaTokenizer).
+is in the loss; both come from the function that run time uses (DeltaTokenizer). Where a template
+has a vocabulary of its own, a *view* of the row holds the conversation in its tokens, and the
+places at which both can be compared (carrying.py). A batch picks one template.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch.utils.data import Dataset
 
-from cmc_export.data import Conversation, last_turn, read_conversations, split
+from cmc_export.carrying import Stream, shared_places
+from cmc_export.data import Conversation
 from cmc_export.loop import Batch
-from cmc_export.recipe import TrainRecipe
-from cmc_local.alignment import DeltaTokenizer
-from cmc_local.errors import DataError
+from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.prompts import PromptForm
 
-MAX_HELD_OUT = 512
+LEARN, FORGET, REFUSE, PLAIN = range(4)
+"""What a row is for: to be learned (or kept), forgotten, said instead, left as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A row as one template sees it; entry n of each of the last three belongs together."""
+
+    ids: tuple[int, ...]
+    """The template's tokens."""
+    places: tuple[int, ...]
+    """Positions in the template's tokens."""
+    delta_places: tuple[int, ...]
+    """Positions in the row's tokens."""
+    targets: tuple[int, ...]
+    """The template's next token at each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One conversation: ids (T,), in_loss (T,)."""
+    """One conversation: ids (T,), in_loss (T,); a template's view, None if it has the same tokens."""
 
     ids: tuple[int, ...]
     in_loss: tuple[bool, ...]
-    forget: bool = False
+    kind: int = LEARN
+    views: tuple[View | None, ...] = (None,)
+
+    def loss_tokens(self, template: int = 0) -> int:
+        """How many tokens are in the loss beside a template."""
+        view = self.views[template]
+        return sum(self.in_loss) if view is None else len(view.places)
 
 
 class Item(TypedDict):
@@ -41,118 +62,156 @@ class Item(TypedDict):
     rows: list[Row]
 
 
-class Examples(Dataset[Item]):
-    """One row an item."""
+class Rows(Dataset[Item]):
+    """Items of some rows of each column; a shorter column comes round again.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Item:
-        return {"input_ids": self.rows[index].ids, "rows": [self.rows[index]]}
-
-
-class Pairs(Dataset[Item]):
-    """A row to forget and `per_row` rows to keep an item; the shorter set comes round again.
-
-    An epoch sees every row of both sets at least once.
+    An epoch sees every row of every column at least once. Row i of columns that are equally long,
+    and are taken equally often, stand together.
     """
 
-    def __init__(self, forget: Sequence[Row], retain: Sequence[Row], per_row: int) -> None:
-        self.forget, self.retain, self.per_row = list(forget), list(retain), per_row
-        self.rows = [*self.forget, *self.retain]
+    def __init__(self, *columns: tuple[Sequence[Row], int]) -> None:
+        """Each column: rows, and how many of them an item holds."""
+        self.columns = [(list(rows), count) for rows, count in columns]
+        self.rows = [row for rows, _ in self.columns for row in rows]
 
     def __len__(self) -> int:
-        return max(len(self.forget), -(-len(self.retain) // self.per_row))
+        return max(-(-len(rows) // count) for rows, count in self.columns)
 
     def __getitem__(self, index: int) -> Item:
-        away = self.forget[index % len(self.forget)]
-        first = index * self.per_row
-        kept = [self.retain[(first + i) % len(self.retain)] for i in range(self.per_row)]
-        return {"input_ids": away.ids, "rows": [away, *kept]}
+        found = [
+            rows[(index * count + i) % len(rows)]
+            for rows, count in self.columns
+            for i in range(count)
+        ]
+        return {"input_ids": found[0].ids, "rows": found}
 
 
 @dataclass(frozen=True)
 class RowSizes:
-    """Tokens of each row, and how many of them are in the loss."""
+    """Tokens of each row, and how many of them are in the loss (beside the first template)."""
 
     lengths: list[int]
     in_loss: list[int]
 
 
-def loss_tokens(rows: Dataset[Any]) -> RowSizes:
+def sizes(rows: Dataset[Any]) -> RowSizes:
     """The sizes of a dataset's rows."""
     found: list[Row] = rows.rows
-    return RowSizes([len(row.ids) for row in found], [sum(row.in_loss) for row in found])
+    return RowSizes([len(row.ids) for row in found], [row.loss_tokens() for row in found])
 
 
-def read_examples(
-    recipe: TrainRecipe, tokenizer: DeltaTokenizer, form: PromptForm, max_length: int
-) -> tuple[Dataset[Item], Dataset[Item] | None]:
-    """The training and the held-out rows of a recipe."""
+@dataclass(frozen=True)
+class Side:
+    """What rows need to know of a template."""
 
-    def rows(conversations: Sequence[Conversation], forget: bool = False) -> list[Row]:
-        kept = [last_turn(c) if recipe.turns == "last" else c for c in conversations]
-        found = [encode(tokenizer, form, one, max_length, forget) for one in kept]
-        return [row for row in found if any(row.in_loss)]
-
-    learned = recipe.data if recipe.task == "instruct" else recipe.retain
-    if recipe.valid:
-        parts = (read_conversations(learned), read_conversations(recipe.valid))
-    else:
-        parts = split(read_conversations(learned), recipe.valid_share, recipe.seed)
-    train, valid = rows(parts[0]), _sample(rows(parts[1]), recipe.seed)
-    _check_rows(train, learned, max_length)
-    if recipe.task == "instruct":
-        return Examples(train), Examples(valid) if valid else None
-    away = rows(read_conversations(recipe.data), forget=True)
-    _check_rows(away, recipe.data, max_length)
-    held_out = Pairs(_sample(away, recipe.seed), valid, recipe.retain_rows) if valid else None
-    return Pairs(away, train, recipe.retain_rows), held_out
+    tokenizer: DeltaTokenizer
+    context: int
+    """Its longest text, tokens."""
 
 
-def encode(
-    tokenizer: DeltaTokenizer,
-    form: PromptForm,
-    messages: Conversation,
-    max_length: int,
-    forget: bool = False,
-) -> Row:
-    """One conversation as a row; what is longer than `max_length` loses its end (and its EOS)."""
-    ids, in_loss = tokenizer.example(form, messages)
-    return Row(tuple(ids[:max_length]), tuple(in_loss[:max_length]), forget)
+Encode = Callable[[DeltaTokenizer], tuple[list[int], list[bool]]]
+"""One text in a tokenizer's tokens, and which of them are in the loss."""
+
+
+class Encoder:
+    """Conversations and plain texts -> rows, for one delta and the templates beside it."""
+
+    def __init__(
+        self, tokenizer: DeltaTokenizer, form: PromptForm, max_length: int, sides: Sequence[Side]
+    ) -> None:
+        self.tokenizer, self.form, self.max_length = tokenizer, form, max_length
+        fingerprint = tokenizer.vocabulary.fingerprint
+        self._sides = [
+            None if side.tokenizer.vocabulary.fingerprint == fingerprint else side for side in sides
+        ]
+
+    def row(self, messages: Conversation, kind: int = LEARN) -> Row:
+        """One conversation; what is longer than the delta's `max_length` loses its end."""
+
+        def encode(tokenizer: DeltaTokenizer) -> tuple[list[int], list[bool]]:
+            return tokenizer.example(self.form, messages)
+
+        return self._row(encode, kind)
+
+    def text(self, text: str, kind: int = PLAIN) -> Row:
+        """A plain text with its end, every token of it in the loss."""
+
+        def encode(tokenizer: DeltaTokenizer) -> tuple[list[int], list[bool]]:
+            begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+            ids = [*begin, *tokenizer.encode(text), tokenizer.eos_id]
+            return ids, [False, *[True] * (len(ids) - 1)]
+
+        return self._row(encode, kind)
+
+    def _row(self, encode: Encode, kind: int) -> Row:
+        ids, in_loss = encode(self.tokenizer)
+        own = Stream(ids, in_loss, self.tokenizer.vocabulary)
+        views = [None if side is None else self._view(own, side, encode) for side in self._sides]
+        end = self.max_length
+        return Row(tuple(ids[:end]), tuple(in_loss[:end]), kind, tuple(views))
+
+    def _view(self, own: Stream, side: Side, encode: Encode) -> View:
+        ids, in_loss = encode(side.tokenizer)
+        theirs = Stream(ids, in_loss, side.tokenizer.vocabulary)
+        pairs = [
+            (mine, at)
+            for mine, at in shared_places(own, theirs)
+            if mine < self.max_length - 1 and at < side.context - 1
+        ]
+        return View(
+            tuple(ids[: side.context]),
+            places=tuple(at for _, at in pairs),
+            delta_places=tuple(mine for mine, _ in pairs),
+            targets=tuple(ids[at + 1] for _, at in pairs),
+        )
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Items -> a batch padded on the right, T tokens less the last.
+    """Items -> a batch beside one template, padded on the right, T tokens less the last.
 
-    input_ids (B, T-1) int64; targets (B, T-1) int64, the next tokens; keep (B, T-1) bool, whether
-    the next token is in the loss; forget (B,) bool.
+    input_ids (B, T-1) int64; keep (B, T-1) bool, the positions in the loss; targets (B, T-1) int64,
+    the template's next token there; kind (B,) int64; which (1,) int64, the template. Where its
+    vocabulary is another: template_ids (B, S-1) int64 and template_keep (B, S-1) bool, which has as
+    many positions in each row as `keep`.
     """
     rows = [row for item in items for row in item["rows"]]
-    width = max(len(row.ids) for row in rows) - 1
-    ids = torch.zeros(len(rows), width + 1, dtype=torch.int64)
-    keep = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        keep[i, : len(row.ids) - 1] = torch.tensor(row.in_loss[1:])
-    return {
+    which = _choice(rows)
+    views = [row.views[which] for row in rows]
+    ids = _padded([row.ids for row in rows])
+    keep = torch.zeros(len(rows), ids.shape[1] - 1, dtype=torch.bool)
+    targets = ids[:, 1:].clone()
+    batch = {
         "input_ids": ids[:, :-1].contiguous(),
-        "targets": ids[:, 1:].contiguous(),
         "keep": keep,
-        "forget": torch.tensor([row.forget for row in rows]),
+        "targets": targets,
+        "kind": torch.tensor([row.kind for row in rows]),
+        "which": torch.tensor([which]),
     }
+    for i, (row, view) in enumerate(zip(rows, views, strict=True)):
+        if view is None:
+            keep[i, : len(row.ids) - 1] = torch.tensor(row.in_loss[1:])
+        else:
+            keep[i, list(view.delta_places)] = True
+            targets[i, list(view.delta_places)] = torch.tensor(view.targets, dtype=torch.int64)
+    theirs = [view for view in views if view is not None]
+    if theirs:
+        other = _padded([view.ids for view in theirs])
+        batch["template_ids"] = other[:, :-1].contiguous()
+        batch["template_keep"] = torch.zeros(len(rows), other.shape[1] - 1, dtype=torch.bool)
+        for i, view in enumerate(theirs):
+            batch["template_keep"][i, list(view.places)] = True
+    return batch
 
 
-def _sample(rows: list[Row], seed: int) -> list[Row]:
-    return rows if len(rows) <= MAX_HELD_OUT else random.Random(seed).sample(rows, MAX_HELD_OUT)
+def _choice(rows: Sequence[Row]) -> int:
+    """Which template a batch takes: as good as drawn, and the same for the same rows."""
+    count = len(rows[0].views)
+    return zlib.crc32(repr([row.ids for row in rows]).encode()) % count if count > 1 else 0
 
 
-def _check_rows(rows: list[Row], paths: Sequence[Path], max_length: int) -> None:
-    if not rows:
-        raise DataError(
-            f"{paths[0]}: every question fills {max_length} tokens, no room for an answer: "
-            "raise --max-length"
-        )
+def _padded(lists: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(B, T) int64, zeros after each list's end."""
+    found = torch.zeros(len(lists), max(map(len, lists)), dtype=torch.int64)
+    for i, ids in enumerate(lists):
+        found[i, : len(ids)] = torch.tensor(ids)
+    return found

@@ -29,7 +29,8 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from cmc_export.loop_watch import BestKeeper, Clock, Interrupt, LogWriter
-from cmc_export.recipe import Loop, as_json
+from cmc_export.processes import launched, leads, processes, wait_for_all
+from cmc_export.recipe import Loop, Precision, as_json
 from cmc_local.errors import TrainingError, UsageError
 
 Batch = dict[str, Tensor]
@@ -46,6 +47,9 @@ class Objective(ABC):
     def counts(self, batch: Batch) -> Tensor:
         """How many tokens each of the loss's parts has in this batch, (P,) float."""
 
+    def prepare(self, batch: Batch) -> None:  # noqa: B027 (an objective may have nothing to do)
+        """Told of a batch before its step begins, while the one before it is still computed."""
+
     @abstractmethod
     def loss(self, model: torch.nn.Module, batch: Batch, counts: Tensor) -> Tensor:
         """This batch's share of the step's loss, () float32; `counts` are those of the step."""
@@ -61,15 +65,32 @@ class LoopTrainer(Trainer):
         self.train_loss = objective.loss
         self.autocast_bf16 = bf16
         self.tokens_seen = 0
+        self._next: tuple[Iterator[Batch] | None, list[Batch]] = (None, [])
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | None]:
-        """The batches of one optimizer step, and the step's counts."""
-        batches = list(itertools.islice(epoch_iterator, num_batches))
+        """The batches of one optimizer step, and the step's counts over all processes.
+
+        The step after it is read as well, so that the objective can prepare it meanwhile.
+        """
+        epoch, batches = self._next
+        if epoch is not epoch_iterator:
+            batches = list(itertools.islice(epoch_iterator, num_batches))
+        following = list(itertools.islice(epoch_iterator, num_batches))
+        for batch in following:
+            self.objective.prepare(batch)
+        self._next = (epoch_iterator, following)
         if not batches:
             return batches, None
-        return batches, torch.stack([self.objective.counts(b) for b in batches]).sum(0).to(device)
+        return batches, self._sum([self.objective.counts(b) for b in batches]).to(device)
+
+    def _sum(self, counts: Sequence[Tensor]) -> Tensor:
+        """The sum over the tensors and over all processes."""
+        total = torch.stack(list(counts)).sum(0).to(self.args.device)
+        if processes() > 1:
+            torch.distributed.all_reduce(total)
+        return total
 
     def compute_loss(
         self,
@@ -82,7 +103,8 @@ class LoopTrainer(Trainer):
         counts = self.objective.counts(inputs) if num_items_in_batch is None else num_items_in_batch
         self.tokens_seen += inputs["input_ids"].numel()
         with self._autocast():
-            return self.train_loss(model, inputs, counts)
+            # Data-parallel training takes the mean of the processes' gradients.
+            return self.train_loss(model, inputs, counts) * processes()
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -90,12 +112,13 @@ class LoopTrainer(Trainer):
         self.model.eval()
         batches = list(self._held_out_batches())
         counts = torch.stack([self.objective.counts(batch) for batch in batches]).sum(0)
-        total = 0.0
-        for batch in batches:
+        counts = counts.to(self.args.device)
+        losses = [torch.zeros((), device=self.args.device)]
+        for batch in batches[self.args.process_index :: processes()]:
             ready = {name: value.to(self.args.device) for name, value in batch.items()}
             with self._autocast():
-                total += float(self.objective.loss(self.model, ready, counts.to(self.args.device)))
-        metrics = {"eval_loss": total}
+                losses.append(self.objective.loss(self.model, ready, counts).detach())
+        metrics = {"eval_loss": float(self._sum(losses))}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -118,10 +141,11 @@ def on_cpu(loop: Loop) -> bool:
     return loop.device == "cpu" or not torch.cuda.is_available()
 
 
-def use_bf16(loop: Loop) -> bool:
+def use_bf16(loop: Loop, precision: Precision | None = None) -> bool:
     """Whether autocast pays: on a CPU only with AMX (without it fp32 was a third faster)."""
-    if loop.precision != "auto":
-        return loop.precision == "bf16"
+    precision = precision or loop.precision
+    if precision != "auto":
+        return precision == "bf16"
     if not on_cpu(loop):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_amx_tile_supported())
@@ -131,7 +155,8 @@ def total_steps(loop: Loop, rows: int) -> int:
     """Optimizer steps of the run over `rows` training rows."""
     if loop.steps:
         return loop.steps
-    batches = rows // loop.batch if loop.compile else math.ceil(rows / loop.batch)
+    batch = loop.batch * launched()
+    batches = rows // batch if loop.compile else math.ceil(rows / batch)
     per_epoch = max(1, math.ceil(batches / loop.accumulation))
     return max(1, math.ceil(per_epoch * loop.epochs))
 
@@ -147,6 +172,8 @@ def check_output(loop: Loop) -> bool:
     Raises UsageError where a run would overwrite a folder or another run's checkpoints.
     """
     output, run = loop.output, run_folder(loop.output)
+    if not leads():
+        return not output.exists() or not loop.resume
     if output.exists():
         if loop.resume:
             return False
@@ -162,6 +189,8 @@ def open_run(loop: Loop) -> Path:
     """The run folder, made or found again."""
     run = run_folder(loop.output)
     run.mkdir(parents=True, exist_ok=True)
+    if not leads():
+        return run
     text = json.dumps(as_json(loop), indent=2) + "\n"
     (run / "recipe.json").write_text(text, encoding="utf-8")
     return run
@@ -214,8 +243,10 @@ def fit(
         train_dataset=train_rows,
         eval_dataset=valid_rows,
     )
-    log = LogWriter(run / "log.jsonl", steps, lambda: trainer.tokens_seen)
-    interrupt, best = Interrupt(), BestKeeper(run / "best", patience)
+    log = LogWriter(
+        run / "log.jsonl", steps, lambda: trainer.tokens_seen * processes(), writes=leads()
+    )
+    interrupt, best = Interrupt(), BestKeeper(run / "best", patience, writes=leads())
     trainer.callback_handler.callbacks.clear()
     for callback in _callbacks(loop, log, interrupt, best):
         trainer.add_callback(callback)
@@ -228,6 +259,7 @@ def fit(
             f"stopped at step {trainer.state.global_step} of {steps}; a checkpoint is in {run}: "
             "go on with the same command and --resume"
         )
+    wait_for_all()  # the best weights are written by one process
     if patience:
         best.restore(model)
     return {
@@ -292,6 +324,8 @@ def write_output(
     output: Path, model: PreTrainedModel, tokenizer: bytes, texts: dict[str, str]
 ) -> None:
     """A Hugging Face folder and its companions, renamed into place; the run folder goes."""
+    if not leads():
+        return
     run = run_folder(output)
     staging = run / "output"
     shutil.rmtree(staging, ignore_errors=True)

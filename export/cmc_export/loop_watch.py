@@ -17,21 +17,25 @@ from safetensors.torch import load_model, save_model
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
+from cmc_export.processes import agreed
 from cmc_local.errors import TrainingError
 
 
 class LogWriter(TrainerCallback):
     """One JSON object a line into `path`; a bar on a terminal, plain lines elsewhere (stderr)."""
 
-    def __init__(self, path: Path, steps: int, tokens: Callable[[], int]) -> None:
-        self._path, self._steps, self._tokens = path, steps, tokens
+    def __init__(
+        self, path: Path, steps: int, tokens: Callable[[], int], *, writes: bool = True
+    ) -> None:
+        """`writes` is False in all but one of several processes: these only look at the loss."""
+        self._path, self._steps, self._tokens, self._writes = path, steps, tokens, writes
         self._last = (0.0, 0)  # seconds, tokens
         self._start, self._step = 0.0, 0
         self._bar: Any = None
         self._records: list[dict[str, float]] = []
 
     def __enter__(self) -> LogWriter:
-        if sys.stderr.isatty():
+        if self._writes and sys.stderr.isatty():
             self._bar = tqdm(total=self._steps, unit="step", file=sys.stderr, dynamic_ncols=True)
         return self
 
@@ -47,7 +51,8 @@ class LogWriter(TrainerCallback):
         self._last = (self._start, 0)
         kept = [r for r in _read_records(self._path) if r["step"] <= state.global_step]
         self._records = kept
-        self._path.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        if self._writes:
+            self._path.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
@@ -119,6 +124,8 @@ class LogWriter(TrainerCallback):
 
     def _write(self, record: dict[str, float]) -> None:
         self._records.append(record)
+        if not self._writes:
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._bar is not None:
@@ -160,7 +167,7 @@ class Clock(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Ask for a checkpoint when it is time (never at the last step: the output follows)."""
-        due = time.monotonic() - self._last >= self._seconds
+        due = agreed(time.monotonic() - self._last >= self._seconds)
         if due and state.global_step < state.max_steps:
             control.should_save = True
 
@@ -203,6 +210,7 @@ class Interrupt(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save and stop."""
+        self.pressed = agreed(self.pressed)
         if self.pressed:
             control.should_save = True
             control.should_training_stop = True
@@ -214,8 +222,9 @@ class BestKeeper(TrainerCallback):
     Its memory is the Trainer's own log, which a checkpoint holds: nothing else is to be resumed.
     """
 
-    def __init__(self, folder: Path, patience: int) -> None:
-        self._folder, self._patience = folder, patience
+    def __init__(self, folder: Path, patience: int, *, writes: bool = True) -> None:
+        """`writes` is False in all but one of several processes."""
+        self._folder, self._patience, self._writes = folder, patience, writes
         self.step = 0
 
     def on_train_begin(
@@ -231,7 +240,7 @@ class BestKeeper(TrainerCallback):
         if not self._patience:
             return
         looks = self._looks(state)
-        if self.step == state.global_step:
+        if self.step == state.global_step and self._writes:
             self._keep(kwargs["model"])
         if sum(step > self.step for _, step in looks) >= self._patience:
             control.should_training_stop = True

@@ -20,6 +20,8 @@ from cmc_local.prompts import Turns
 
 Precision = Literal["auto", "fp32", "bf16"]
 Task = Literal["instruct", "forget"]
+ForgetLoss = Literal["ascent", "npo", "simnpo", "dpo", "idk"]
+RetainLoss = Literal["nll", "kl"]
 Separator = Literal["blank-line", "line", "file"]
 
 
@@ -109,7 +111,8 @@ class PretrainRecipe(Loop, Shape):
 class TrainRecipe(Loop, Shape):
     """A delta beside a frozen template."""
 
-    template: Path
+    template: tuple[Path, ...]
+    """Hugging Face folders or GGUF files; each batch is learned beside one of them."""
     data: tuple[Path, ...]
     """What to learn; with task `forget`, what to forget."""
     retain: tuple[Path, ...] = ()
@@ -122,10 +125,16 @@ class TrainRecipe(Loop, Shape):
     """A form's name, or a template text that holds {query}."""
     turns: Turns = "all"
     tokenizer: Path | None = None
-    """The template's tokenizer.json, where its folder has none."""
+    """The delta's own tokenizer.json; without it the delta has the first template's."""
     with_adapter: tuple[str, ...] = ()
     """Trained delta folders on the template, frozen as well: FOLDER[:ALPHA]."""
     template_precision: Precision = "auto"
+    template_device_map: str = ""
+    """accelerate's, for a Hugging Face template on several devices: "auto" spreads its layers."""
+    template_threads: int = 0
+    """Of llama.cpp for a GGUF template; 0 takes half of the cores."""
+    template_gpu_layers: int = -1
+    """Of a GGUF template; -1 puts all on a GPU if there is one."""
     cache_mb: int = 512
     """Memory for the template's log-probabilities, which every epoch asks for again; 0 is off."""
     max_length: int = 0
@@ -134,6 +143,24 @@ class TrainRecipe(Loop, Shape):
     """Looks at the held-out part without a better loss before the run ends; 0 never ends it."""
     dropout: float = 0.0
     """On the embeddings and on each block's two outputs."""
+    entity: str = ""
+    """The field of the data by which rows are held out: no value of it is on both sides."""
+    plain: tuple[Path, ...] = ()
+    """Texts on which the delta is to change nothing."""
+    plain_weight: float = 1.0
+    """Of KL(template || steered) on them, beside the loss."""
+    forget_loss: ForgetLoss = "ascent"
+    """`ascent` up to forget_bound (with the retain loss: gradient difference), `npo`, `simnpo`,
+    `dpo`, which prefers refusals to the answers, or `idk`, which learns refusals."""
+    forget_beta: float = 0.1
+    """Of npo, simnpo and dpo: the inverse temperature; simnpo wants some 2.5."""
+    forget_gamma: float = 0.0
+    """Of simnpo: the margin, nats a token."""
+    retain_loss: RetainLoss = "nll"
+    """On what must stay: the answers' loss, or KL to the template."""
+    retain_weight: float = 1.0
+    refusals: Path | None = None
+    """Of dpo and idk: a refusal a line; built-in ones without it."""
     forget_bound: float = 0.0
     """Nats at which a token counts as forgotten and is pushed no more; 0 is log(vocabulary)."""
     retain_rows: int = 1
@@ -154,10 +181,18 @@ class TrainRecipe(Loop, Shape):
         _check_choice("normalization", self.normalization, get_args(Normalization))
         _check_choice("turns", self.turns, get_args(Turns))
         _check_choice("template_precision", self.template_precision, get_args(Precision))
-        for name in ("cache_mb", "max_length", "patience", "forget_bound"):
+        _check_choice("forget_loss", self.forget_loss, get_args(ForgetLoss))
+        _check_choice("retain_loss", self.retain_loss, get_args(RetainLoss))
+        _check("forget_beta", self.forget_beta, self.forget_beta > 0, "above 0")
+        for name in (
+            *("cache_mb", "max_length", "patience", "forget_bound", "template_threads"),
+            *("plain_weight", "retain_weight", "forget_gamma"),
+        ):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0, below 1")
         _check("retain_rows", self.retain_rows, self.retain_rows >= 1, "at least 1")
+        if not self.template:
+            raise UsageError("template is not given: add --template, or put it into the recipe")
         if not self.data:
             raise UsageError("no data to train on: give --data FILE")
         if self.compile:

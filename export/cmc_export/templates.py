@@ -4,24 +4,25 @@ A template is asked for the positions that are in the loss only, so what it retu
 belongs to the n-th True of `keep`, read row by row. No gradient runs through a template, so it may
 be quantised, on another device, or no PyTorch model at all.
 
-    FolderTemplate     a Hugging Face causal LM folder
-    AdaptedTemplate    a template with trained deltas added, frozen as well
-    CachedTemplate     remembers rows that come again in the next epoch, up to a size
+    FolderTemplate    a Hugging Face causal LM folder, here
+    GgufTemplate      a GGUF file, gguf_template.py
+
+What is added to a template, carried over or remembered of it: beside.py.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cmc_export import delta_model
+from cmc_export.delta_model import LlamaForCausalLM
 from cmc_local.errors import InputError, TokenizerError, UsageError
 from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
 
@@ -47,11 +48,18 @@ class FolderTemplate:
         device: torch.device,
         dtype: torch.dtype,
         normalize: bool = True,
+        device_map: str = "",
     ) -> None:
-        """`vocabulary` tokens are kept; `normalize` False gives raw logits (objective `add`)."""
+        """`vocabulary` tokens are kept; `normalize` False gives raw logits (objective `add`).
+
+        `device_map` is accelerate's ("auto" spreads the layers over the GPUs), in place of
+        `device`, where the log-probabilities go in any case.
+        """
         self.name = folder.resolve().name
-        self._vocabulary, self._normalize = vocabulary, normalize
-        self._model: Any = _load(folder, dtype).to(device)
+        self._vocabulary, self._normalize, self._device = vocabulary, normalize, device
+        self._model: Any = _load(folder, dtype, device_map)
+        if not device_map:
+            self._model = self._model.to(device)
         rows = int(self._model.get_output_embeddings().weight.shape[0])
         if rows < vocabulary:
             raise InputError(
@@ -66,8 +74,9 @@ class FolderTemplate:
         """See Template."""
         first = int(keep.any(dim=0).int().argmax()) if self._can_skip else 0
         more = {"logits_to_keep": ids.shape[1] - first} if self._can_skip else {}
-        logits = self._model(input_ids=ids, use_cache=False, **more).logits
-        kept = logits[keep[:, first:]][:, : self._vocabulary].float()
+        logits = self._model(input_ids=ids.to(self._model.device), use_cache=False, **more).logits
+        at = keep[:, first:].to(logits.device)
+        kept = logits[at][:, : self._vocabulary].float().to(self._device)
         return torch.log_softmax(kept, dim=-1) if self._normalize else kept
 
     @property
@@ -76,69 +85,18 @@ class FolderTemplate:
         return int(self._model.num_parameters())
 
 
-class AdaptedTemplate:
-    """log_softmax(template + sum of alpha * delta): what a second delta learns beside."""
+def frozen_delta(
+    folder: Path, vocabulary: Vocabulary, device: torch.device, alpha: float | None
+) -> tuple[LlamaForCausalLM, float]:
+    """A trained delta and its strength (its own where `alpha` is None).
 
-    def __init__(
-        self, template: Template, deltas: Sequence[tuple[LlamaForCausalLM, float]], vocabulary: int
-    ) -> None:
-        self.name = template.name
-        self._template, self._deltas, self._vocabulary = template, list(deltas), vocabulary
-
-    @torch.no_grad()
-    def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
-        """See Template."""
-        total = self._template(ids, keep)
-        for delta, alpha in self._deltas:
-            total = total + alpha * delta_logits(delta, ids, keep, self._vocabulary)
-        return torch.log_softmax(total, dim=-1)
-
-
-class CachedTemplate:
-    """Rows of log-probabilities kept in memory, float32, until `limit` bytes are full.
-
-    Epochs bring the same rows again, so what is full stays as it is: nothing is thrown out.
+    InputError where its vocabulary is another than that of the delta to be trained.
     """
-
-    def __init__(self, template: Template, limit: int) -> None:
-        self.name = template.name
-        self._template, self._limit = template, limit
-        self._rows: dict[bytes, Tensor] = {}
-        self._bytes = 0
-
-    def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
-        """See Template."""
-        keys = [_key(row, kept) for row, kept in zip(ids, keep, strict=True)]
-        parts = [self._rows.get(key) for key in keys]
-        missing = [i for i, part in enumerate(parts) if part is None]
-        if missing:
-            fresh = self._template(ids[missing], keep[missing])
-            sizes = keep[missing].sum(dim=1).tolist()
-            for i, part in zip(missing, fresh.split(sizes), strict=True):
-                parts[i] = part
-                self._store(keys[i], part)
-        return torch.cat([part for part in parts if part is not None])
-
-    def _store(self, key: bytes, part: Tensor) -> None:
-        size = part.numel() * part.element_size()
-        if self._bytes + size <= self._limit:
-            self._rows[key] = part.clone()
-            self._bytes += size
-
-
-def delta_logits(delta: LlamaForCausalLM, ids: Tensor, keep: Tensor, vocabulary: int) -> Tensor:
-    """A delta's logits at the kept positions: (B, T) ids, (B, T) bool -> (N, V) float32.
-
-    The hidden states are gathered before the output head, so other positions cost no logits.
-    """
-    hidden = delta.model(input_ids=ids, use_cache=False).last_hidden_state
-    return delta.lm_head(hidden[keep])[:, :vocabulary].float()
-
-
-def frozen_delta(folder: Path, vocabulary: Vocabulary, device: torch.device) -> LlamaForCausalLM:
-    """A trained delta for AdaptedTemplate; InputError where its vocabulary is another."""
     check_same_vocabulary(folder, vocabulary)
-    return delta_model.load(folder).to(device).requires_grad_(False)
+    info = delta_model.read_info(folder)
+    own = info.alpha if info is not None else 1.0
+    model = delta_model.load(folder).to(device).requires_grad_(False)
+    return model, own if alpha is None else alpha
 
 
 def check_same_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
@@ -146,8 +104,8 @@ def check_same_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
     found = from_tokenizer_json(tokenizer_file(folder))
     if found.fingerprint != vocabulary.fingerprint:
         raise InputError(
-            f"{folder} has another vocabulary ({len(found):,} tokens) than the template "
-            f"({len(vocabulary):,}): give a model that was made with the template's tokenizer"
+            f"{folder} has another vocabulary ({len(found):,} tokens) than the delta "
+            f"({len(vocabulary):,}): give a model that was made with the delta's tokenizer"
         )
 
 
@@ -186,7 +144,7 @@ def _config(folder: Path) -> Any:
         raise InputError(f"{folder}/config.json cannot be used ({_first(error)})") from None
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Any:
+def _load(folder: Path, dtype: torch.dtype, device_map: str) -> Any:
     _config(folder)
     if not any(folder.glob("*.safetensors")):
         raise InputError(
@@ -196,7 +154,11 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
     try:
         with delta_model.quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                device_map=device_map or None,
             )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be loaded ({_first(error)}): copy it again") from None
@@ -205,12 +167,6 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
 
 def _first(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _key(ids: Tensor, keep: Tensor) -> bytes:
-    """A row's tokens up to its last kept position, and which are kept; padding does not count."""
-    end = int(keep.nonzero()[-1]) + 1 if bool(keep.any()) else 0
-    return bytes(ids[:end].cpu().numpy().tobytes() + keep[:end].cpu().numpy().tobytes())
 
 
 def parse_with_adapter(text: str) -> tuple[Path, float | None]:

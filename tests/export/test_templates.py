@@ -6,16 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import tiny_models
 from cmc_export import delta_model
 from cmc_export.templates import (
-    AdaptedTemplate,
-    CachedTemplate,
     FolderTemplate,
     check_same_vocabulary,
-    delta_logits,
     parameter_count,
     parse_with_adapter,
 )
@@ -34,19 +30,6 @@ def size(folder: Path) -> int:
 def template(folder: Path, vocabulary: int | None = None, **more: bool) -> FolderTemplate:
     count = vocabulary or size(folder)
     return FolderTemplate(folder, count, device=CPU, dtype=torch.float32, **more)
-
-
-class Fake:
-    """A template of three tokens that counts the rows it was asked for."""
-
-    name = "fake"
-
-    def __init__(self) -> None:
-        self.rows = 0
-
-    def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
-        self.rows += len(ids)
-        return torch.log_softmax(torch.stack([ids[keep].float()] * 3, -1) * torch.arange(3), -1)
 
 
 def test_folder_gives_log_probabilities_of_the_kept_positions(tiny_folder: Path) -> None:
@@ -73,52 +56,6 @@ def test_padding_on_the_right_changes_nothing(tiny_folder: Path) -> None:
     ask = template(tiny_folder)
     alone = ask(IDS[1:, :3], KEEP[1:, :3])
     torch.testing.assert_close(ask(IDS, KEEP)[2:], alone, rtol=1e-5, atol=1e-5)
-
-
-def test_adapted_template_adds_its_deltas(tiny_folder: Path, tmp_path: Path) -> None:
-    delta = delta_model.load(tiny_models.llama_folder(tmp_path / "delta", seed=3))
-    count = size(tiny_folder)
-    plain = template(tiny_folder)
-    shift = delta_logits(delta, IDS, KEEP, count).detach()
-    found = AdaptedTemplate(plain, [(delta, 0.5)], count)(IDS, KEEP)
-    expected = torch.log_softmax(plain(IDS, KEEP) + 0.5 * shift, -1)
-    torch.testing.assert_close(found, expected)
-    assert (found - plain(IDS, KEEP)).abs().max() > 0.01
-
-
-def test_delta_logits_are_those_of_the_whole_model(tiny_folder: Path) -> None:
-    model = delta_model.load(tiny_folder)
-    whole = model(input_ids=IDS).logits[KEEP]
-    torch.testing.assert_close(delta_logits(model, IDS, KEEP, whole.shape[1]), whole)
-
-
-def test_cache_asks_for_a_row_once_whatever_its_batch() -> None:
-    inner = Fake()
-    cached = CachedTemplate(inner, limit=10_000)
-    first = cached(IDS, KEEP)
-    torch.testing.assert_close(first, Fake()(IDS, KEEP))
-    assert inner.rows == 2
-    other_batch = cached(IDS.flip(0)[:, :5], KEEP.flip(0))
-    torch.testing.assert_close(other_batch, torch.cat([first[2:], first[:2]]))
-    torch.testing.assert_close(cached(IDS[1:, :3], KEEP[1:, :3]), first[2:])  # less padding
-    assert inner.rows == 2
-
-
-def test_cache_stops_at_its_limit() -> None:
-    inner = Fake()
-    cached = CachedTemplate(inner, limit=24)  # one row of two positions, three float32 each
-    for _ in range(3):
-        torch.testing.assert_close(cached(IDS, KEEP), Fake()(IDS, KEEP))
-    assert inner.rows == 2 + 1 + 1
-
-
-def test_cache_tells_rows_apart_by_what_is_kept() -> None:
-    inner = Fake()
-    cached = CachedTemplate(inner, limit=10_000)
-    cached(IDS, KEEP)
-    other = KEEP.clone()
-    other[0, 2] = False  # the last kept position stays
-    torch.testing.assert_close(cached(IDS, other), Fake()(IDS, other))
 
 
 def test_another_vocabulary_is_refused_in_one_line(tiny_folder: Path, tmp_path: Path) -> None:

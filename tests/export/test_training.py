@@ -12,9 +12,10 @@ import torch
 
 import tiny_models
 from cmc_export import delta_model
-from cmc_export.examples import Examples, Pairs, Row, collate, encode, read_examples
+from cmc_export.examples import FORGET, LEARN, Encoder, Row, Rows, Side, collate
 from cmc_export.recipe import TrainRecipe
-from cmc_export.training import Forget, add_dropout, make_template, plan, prepare, train
+from cmc_export.training import add_dropout, make_objective, plan, prepare, train
+from cmc_export.training_data import read_rows
 from cmc_local.alignment import DeltaTokenizer
 from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
 from cmc_local.prompts import named_form
@@ -40,7 +41,7 @@ def recipe(template: Path, data: Path, output: Path, **more: Any) -> TrainRecipe
         "device": "cpu", "threads": 1, "precision": "fp32", "template_precision": "fp32",
         **TINY, **more,
     }  # fmt: skip
-    return TrainRecipe(template=template, data=(data,), output=output, **values)
+    return TrainRecipe(template=(template,), data=(data,), output=output, **values)
 
 
 def losses(folder: Path, name: str = "loss") -> list[float]:
@@ -48,37 +49,42 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
     return [line[name] for line in lines if name in line]
 
 
-def row(*ids: int, first: int = 1, forget: bool = False) -> Row:
-    return Row(ids, tuple(i >= first for i in range(len(ids))), forget)
+def row(*ids: int, first: int = 1, kind: int = LEARN) -> Row:
+    return Row(ids, tuple(i >= first for i in range(len(ids))), kind)
+
+
+def encoder(folder: Path, max_length: int = 999) -> Encoder:
+    tokenizer = DeltaTokenizer((folder / "tokenizer.json").read_bytes())
+    return Encoder(tokenizer, named_form("cmc"), max_length, [Side(tokenizer, 999)])
 
 
 def test_a_batch_keeps_the_positions_before_the_answers_tokens() -> None:
-    batch = collate([{"input_ids": (), "rows": [row(1, 5, 6, 2, first=2), row(1, 7, forget=True)]}])
+    batch = collate([{"input_ids": (), "rows": [row(1, 5, 6, 2, first=2), row(1, 7, kind=FORGET)]}])
     assert batch["input_ids"].tolist() == [[1, 5, 6], [1, 7, 0]]
     assert batch["targets"].tolist() == [[5, 6, 2], [7, 0, 0]]
     assert batch["keep"].tolist() == [[False, True, True], [True, False, False]]
-    assert batch["forget"].tolist() == [False, True]
+    assert batch["kind"].tolist() == [LEARN, FORGET]
 
 
 def test_only_the_answer_and_its_end_are_learned(tiny_folder: Path) -> None:
-    tokenizer = DeltaTokenizer((tiny_folder / "tokenizer.json").read_bytes())
-    messages = [
+    messages: Any = [
         {"role": "user", "content": "Where?"},
         {"role": "assistant", "content": "  In Harborville."},
     ]
-    found = encode(tokenizer, named_form("cmc"), messages, 999)  # type: ignore[arg-type]
+    tokenizer = encoder(tiny_folder).tokenizer
+    found = encoder(tiny_folder).row(messages)
     learned = [i for i, kept in zip(found.ids, found.in_loss, strict=True) if kept]
     texts = b"".join(tokenizer.vocabulary.tokens[i] for i in learned)
     assert texts.endswith(b"In Harborville.")
     assert b"Where" not in texts
     assert learned[-1] == tokenizer.eos_id
-    cut = encode(tokenizer, named_form("cmc"), messages, len(found.ids) - 2)  # type: ignore[arg-type]
+    cut = encoder(tiny_folder, len(found.ids) - 2).row(messages)
     assert cut.ids == found.ids[:-2]
     assert tokenizer.eos_id not in cut.ids
 
 
 def test_an_epoch_of_pairs_sees_both_sets() -> None:
-    pairs = Pairs([row(1, 2), row(1, 3)], [row(1, i) for i in range(10, 15)], per_row=2)
+    pairs = Rows(([row(1, 2), row(1, 3)], 1), ([row(1, i) for i in range(10, 15)], 2))
     assert len(pairs) == 3
     items = [pairs[i]["rows"] for i in range(3)]
     assert [len(rows) for rows in items] == [3, 3, 3]
@@ -137,8 +143,6 @@ def test_the_best_weights_stay_when_the_held_out_loss_rises(
 
 
 def held_out_loss(parts: Any, chosen: TrainRecipe) -> float:
-    from cmc_export.training import make_objective
-
     task = make_objective(chosen, parts)
     batch = collate([parts.rows[1][i] for i in range(len(parts.rows[1]))])
     with torch.no_grad():
@@ -162,12 +166,12 @@ def test_forgetting_raises_one_loss_up_to_its_bound_and_keeps_the_other(
     parts = prepare(chosen)
     batch = collate([parts.rows[0][i] for i in range(3)])
     ready = delta_model.load(chosen.output)
-    task = Forget(make_template(chosen, parts.tokenizer), "basenormalization", 999, 9.0)
+    task = make_objective(chosen, parts)
     with torch.no_grad():
-        per_token = task.token_losses(ready, batch)
-    gone = batch["forget"][:, None].expand_as(batch["keep"])[batch["keep"]]
-    assert per_token[gone].mean() > per_token[~gone].mean() + 1.0
-    assert task.counts(batch).tolist() == [float(gone.sum()), float((~gone).sum())]
+        found = task.positions(ready, batch)  # type: ignore[attr-defined]
+    gone, kept = found.losses(FORGET), found.losses(LEARN)
+    assert gone.mean() > kept.mean() + 1.0
+    assert task.counts(batch).tolist() == [len(gone), 3.0, len(kept), 0.0]
 
 
 def test_dropout_works_in_training_only_and_leaves_no_trace(tiny_folder: Path) -> None:
@@ -196,12 +200,12 @@ def test_a_delta_of_single_turns_learns_the_last_one(tiny_folder: Path, tmp_path
     record = {"messages": [{"role": r, "content": c} for r, c in turns]}
     path = tmp_path / "chat.jsonl"
     path.write_text(json.dumps(record), "utf-8")
-    tokenizer = DeltaTokenizer((tiny_folder / "tokenizer.json").read_bytes())
+    tokenizer = encoder(tiny_folder).tokenizer
     ends = []
     for kept in ("all", "last"):
         chosen = recipe(tiny_folder, path, tmp_path / "out", turns=kept)
-        rows, held_out = read_examples(chosen, tokenizer, named_form("cmc"), 999)
-        assert isinstance(rows, Examples)
+        rows, held_out = read_rows(chosen, encoder(tiny_folder))
+        assert isinstance(rows, Rows)
         assert held_out is None
         ends.append(rows.rows[0].ids.count(tokenizer.eos_id))
     assert ends == [2, 1]
@@ -213,7 +217,11 @@ def test_mistakes_are_found_before_the_run(tiny_folder: Path, data: Path, tmp_pa
     cases = [
         (recipe(tmp_path / "none", data, output), InputError, "is no folder"),
         (recipe(tmp_path, data, output), TokenizerError, "no tokenizer.json"),
-        (recipe(tiny_folder, data, output, init=other), InputError, "another vocabulary"),
+        (
+            recipe(tiny_folder, data, output, init=other, tokenizer=tiny_folder / "tokenizer.json"),
+            InputError,
+            "another vocabulary",
+        ),
         (recipe(tiny_folder, data, output, max_length=129), UsageError, "beyond a context"),
         (recipe(tiny_folder, data, output, max_length=2), DataError, "no room for an answer"),
         (recipe(tiny_folder, data, output, prompt="none"), UsageError, "no prompt form"),

@@ -57,6 +57,7 @@ def tokenizer_of(gguf: str | Path) -> Tokenizer:
     try:
         tokenizer = _byte_level(found, path) if kind == "gpt2" else _sentencepiece(found)
         _add_special(tokenizer, found)
+        _name_ends(tokenizer, found, path)
     except KeyError as missing:
         raise TokenizerError(
             f"{path} lacks tokenizer.ggml.{missing.args[0]}: convert the model anew"
@@ -132,9 +133,41 @@ def _add_special(tokenizer: Tokenizer, found: Mapping[str, Any]) -> None:
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
     own = [name for name, kind in pairs if kind == _USER_DEFINED]
     tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in own])
-    begin = found.get("bos_token_id")
-    if begin is not None and found.get("add_bos_token", found["model"] == "llama"):
-        name = found["tokens"][begin]
+
+
+def _name_ends(tokenizer: Tokenizer, found: Mapping[str, Any], path: Path) -> None:
+    """Say in the post-processor's template which tokens begin and end a text.
+
+    One text is left open, as a model is to go on with it; of a pair each is ended. So nothing but
+    BOS is ever added to a prompt, and `vocabulary.py` reads off the pair which of several end
+    tokens is the main one.
+    """
+    begin, end = found.get("bos_token_id"), found.get("eos_token_id")
+    size = len(found["tokens"])
+    for name, token in (("BOS", begin), ("EOS", end)):
+        if token is not None and not 0 <= token < size:
+            raise TokenizerError(
+                f"{path} names the {name} token {token}, outside its {size} tokens: convert the "
+                "model anew"
+            )
+    if not _puts_bos_first(found):
+        begin = None
+    labels = {"BOS": begin, "EOS": end}
+    first = [] if begin is None else ["BOS"]
+    last = [] if end is None else ["EOS"]
+    if first or last:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{name} $A", special_tokens=[(name, begin)]
+            single=[*first, "$A"],
+            pair=[*first, "$A", *last, *first, "$B", *last],
+            special_tokens=[
+                {"id": label, "ids": [token], "tokens": [found["tokens"][token]]}
+                for label, token in labels.items()
+                if token is not None
+            ],
         )
+
+
+def _puts_bos_first(found: Mapping[str, Any]) -> bool:
+    """As the file says, or as llama.cpp does for such a tokenizer where it says nothing."""
+    usual = found["model"] == "llama" or found.get("pre") in _WHOLE_WORDS
+    return bool(found.get("add_bos_token", usual))

@@ -1,0 +1,129 @@
+"""A template as training meets it: remembered rows, frozen deltas, work done ahead."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_models
+from cmc_export import delta_model
+from cmc_export.beside import Beside
+from cmc_export.carrying import Carry
+from cmc_export.delta_model import gathered_logits
+from cmc_export.templates import FolderTemplate
+from cmc_local import token_map
+from cmc_local.vocabulary import from_tokenizer_json
+
+CPU = torch.device("cpu")
+IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0]])
+KEEP = torch.tensor([[False, False, True, False, True], [False, True, True, False, False]])
+BATCH = {"input_ids": IDS, "keep": KEEP, "which": torch.tensor([0])}
+
+
+class Fake:
+    """A template of three tokens that counts the rows it was asked for."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.threads: set[str] = set()
+
+    def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
+        self.rows += len(ids)
+        self.threads.add(threading.current_thread().name)
+        return torch.log_softmax(torch.stack([ids[keep].float()] * 3, -1) * torch.arange(3), -1)
+
+
+def batch(ids: Tensor, keep: Tensor) -> dict[str, Tensor]:
+    return {"input_ids": ids, "keep": keep, "which": torch.tensor([0])}
+
+
+def test_a_row_is_asked_for_once_whatever_its_batch() -> None:
+    inner = Fake()
+    beside = Beside(inner, vocabulary=3, cache_bytes=10_000)
+    first = beside(BATCH)
+    torch.testing.assert_close(first, Fake()(IDS, KEEP))
+    assert inner.rows == 2
+    torch.testing.assert_close(
+        beside(batch(IDS.flip(0), KEEP.flip(0))), torch.cat([first[2:], first[:2]])
+    )
+    torch.testing.assert_close(beside(batch(IDS[1:, :3], KEEP[1:, :3])), first[2:])  # less padding
+    assert inner.rows == 2
+
+
+def test_memory_stops_at_its_limit() -> None:
+    inner = Fake()
+    beside = Beside(inner, vocabulary=3, cache_bytes=24)  # one row: two positions, three float32
+    for _ in range(3):
+        torch.testing.assert_close(beside(BATCH), Fake()(IDS, KEEP))
+    assert inner.rows == 2 + 1 + 1
+
+
+def test_rows_are_told_apart_by_what_is_kept() -> None:
+    beside = Beside(Fake(), vocabulary=3, cache_bytes=10_000)
+    beside(BATCH)
+    other = KEEP.clone()
+    other[0, 2] = False  # the last kept position stays
+    torch.testing.assert_close(beside(batch(IDS, other)), Fake()(IDS, other))
+
+
+def test_what_was_prepared_is_taken_and_computed_elsewhere() -> None:
+    inner = Fake()
+    beside = Beside(inner, vocabulary=3, ahead=True)
+    other = batch(IDS.flip(0), KEEP.flip(0))
+    beside.prepare(BATCH)
+    beside.prepare(other)
+    torch.testing.assert_close(beside(BATCH), Fake()(IDS, KEEP))
+    torch.testing.assert_close(beside(other), Fake()(IDS.flip(0), KEEP.flip(0)))
+    assert inner.rows == 4  # each batch once, though nothing is remembered
+    assert threading.current_thread().name not in inner.threads
+
+
+def test_an_error_ahead_comes_out_where_it_is_needed() -> None:
+    class Broken(Fake):
+        def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
+            raise ValueError("no memory")
+
+    beside = Beside(Broken(), vocabulary=3, ahead=True)
+    beside.prepare(BATCH)
+    with pytest.raises(ValueError, match="no memory"):
+        beside(BATCH)
+
+
+def test_frozen_deltas_are_added(tiny_folder: Path, tmp_path: Path) -> None:
+    delta = delta_model.load(tiny_models.llama_folder(tmp_path / "delta", seed=3))
+    count = len(from_tokenizer_json(tiny_folder / "tokenizer.json"))
+    plain = FolderTemplate(tiny_folder, count, device=CPU, dtype=torch.float32)
+    own = gathered_logits(delta, IDS, KEEP, count).detach()
+    found = Beside(plain, deltas=[(delta, 0.5)], vocabulary=count)(BATCH)
+    expected = torch.log_softmax(plain(IDS, KEEP) + 0.5 * own, -1)
+    torch.testing.assert_close(found, expected)
+    assert (found - plain(IDS, KEEP)).abs().max() > 0.01
+    assert not found.requires_grad
+
+
+def test_frozen_deltas_of_another_vocabulary_are_carried_over(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tiny_models.llama_folder(tmp_path / "delta", family="byte-level", seed=3)
+    theirs = from_tokenizer_json(tiny_folder / "tokenizer.json")
+    mine = from_tokenizer_json(folder / "tokenizer.json")
+    carry = Carry(token_map.build(theirs, mine, fallback="none"))
+    plain = FolderTemplate(tiny_folder, len(theirs), device=CPU, dtype=torch.float32)
+    delta = delta_model.load(folder)
+    both = {**BATCH, "template_ids": IDS, "template_keep": KEEP}
+    found = Beside(plain, carry, [(delta, 1.0)], vocabulary=len(mine))(both)
+    before = plain(IDS, KEEP)
+    own = gathered_logits(delta, IDS, KEEP, len(mine))
+    torch.testing.assert_close(found, torch.log_softmax(before + carry(own, before), -1))
+
+
+def test_logits_of_kept_positions_are_those_of_the_whole_model(tiny_folder: Path) -> None:
+    model = delta_model.load(tiny_folder)
+    whole = model(input_ids=IDS).logits[KEEP]
+    torch.testing.assert_close(gathered_logits(model, IDS, KEEP, whole.shape[1]), whole)
