@@ -15,8 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.engine import Base, Engine, Run, Timings
-from cmc_local.errors import PromptTooLong
+from cmc_local.engine import Engine, Run, Timings
 from cmc_local.settings import Sampling
 from cmc_local.text_stream import TextStream
 from cmc_local.vocabulary import Role, Vocabulary
@@ -140,34 +139,3 @@ def reply(
             if (piece := state.take(chosen)) is not None:
                 yield piece
     yield state.last(reason)
-
-
-def score(engine: Engine, run: Run, forced: Forced) -> Score:
-    """Step a run that was begun with `forced` through all of its tokens."""
-    while len(forced.logprobs) < len(forced.tokens):
-        if not engine.has_room(run):
-            raise PromptTooLong(
-                f"prompt and continuation do not fit the base model's context of "
-                f"{engine.base.n_ctx} tokens: shorten them, or give a larger context"
-            )
-        engine.step([run])
-    return Score(tuple(forced.tokens), np.array(forced.logprobs), np.array(forced.greedy))
-
-
-class Forced:
-    """A chooser that takes given tokens and notes how likely each of them was."""
-
-    def __init__(self, base: Base, tokens: Sequence[int]) -> None:
-        self._base = base
-        self.tokens = tuple(tokens)
-        self.logprobs: list[float] = []
-        self.greedy: list[bool] = []
-
-    def sample(self, i: int = -1) -> int:
-        """The next given token."""
-        logits = self._base.logits(i).astype(np.float64)  # (V_base,)
-        token = self.tokens[len(self.logprobs)]
-        top = logits.max()
-        self.logprobs.append(float(logits[token] - top - np.log(np.exp(logits - top).sum())))
-        self.greedy.append(bool(logits[token] == top))
-        return token

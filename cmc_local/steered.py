@@ -3,6 +3,7 @@
     messages --> conversation.py ---> base tokens ---.
        `-------> delta_tokenizer.py -> delta prompts -+-> engine.py --> tokens
     Piece, Completion <-- replies.py (whole characters, stop texts) <---'
+    Score             <-- scoring.py (texts that are given)
 
 `stream` and `chat` write one reply at a time, whose caches live on from turn to turn;
 `generate_many` writes `Limits.parallel` of them at once (`batching.py`).
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
+from cmc_local.base_lora import LoraLike
 from cmc_local.base_model import BaseModel
 from cmc_local.base_sampler import NativeSampler
 from cmc_local.base_threads import leaves_a_core, usual_delta_threads
@@ -36,17 +38,14 @@ from cmc_local.engine import Base, Engine, Slot
 from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.prompts import Message
-from cmc_local.replies import Completion, Forced, Piece, Score, completion, reply, score
+from cmc_local.replies import Completion, Piece, Score, completion, reply
 from cmc_local.row_costs import ROWS, base_costs, keep_base_costs
+from cmc_local.scoring import Alphas, Passage, Prompt, Scoring
 from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
 from cmc_local.speculation import ALWAYS, NEVER, RowCosts
 
-__all__ = ["Completion", "Piece", "Score", "SteeredModel"]
+__all__ = ["Alphas", "Completion", "Piece", "Prompt", "Score", "SteeredModel"]
 
-Prompt = str | Sequence[Message]
-"""A question, or a conversation in OpenAI's chat shape."""
-Alphas = float | Mapping[str, float]
-"""One strength for every adapter, or by name; an adapter that is not named keeps its own."""
 AdapterLike = str | Path | tuple[str | Path, float | None]
 """A folder, or (folder, alpha); alpha None is the adapter's own."""
 
@@ -57,7 +56,7 @@ class BaseWithText(Base, TextModel, Protocol):
     def close(self) -> None: ...
 
 
-class SteeredModel:
+class SteeredModel(Scoring):
     """A loaded base model and its adapters; a context manager, or `close` it."""
 
     def __init__(
@@ -90,6 +89,7 @@ class SteeredModel:
             learnt=learnt,
             spare_core=spare_core,
         )
+        self._batch = limits.batch
         self._slots = tuple(Slot(sequence) for sequence in range(limits.parallel))
         self._guesses = costs is not NEVER
         self._busy = threading.Lock()
@@ -109,11 +109,13 @@ class SteeredModel:
         delta_threads: int | None = None,
         overlap: Overlap = "auto",
         speculate: Speculate = "auto",
+        loras: Sequence[LoraLike] = (),
     ) -> SteeredModel:
         """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha).
 
         `overlap` runs the deltas beside the base model, `auto` if that is found faster;
-        `speculate` checks guessed tokens several at once, `auto` where the rows cost little.
+        `speculate` checks guessed tokens several at once, `auto` where the rows cost little;
+        `loras` are LoRA files (GGUF) that change the base model itself, with their scales.
         """
         limits = limits or Limits()
         base = BaseModel(
@@ -123,6 +125,7 @@ class SteeredModel:
             gpu_layers=gpu_layers,
             threads=threads,
             sequences=limits.parallel,
+            loras=loras,
         )
         loader = AdapterLoader(
             base.vocabulary,
@@ -136,10 +139,9 @@ class SteeredModel:
         if costs is None:  # a batch that does not hold the rows checks none
             small = limits.batch < max(ROWS)
             costs = NEVER if small else base_costs(base, base.identity)
-        make_sampler = partial(NativeSampler, base)
         model = cls(
             base,
-            make_sampler,
+            partial(NativeSampler, base),
             loader=loader,
             limits=limits,
             overlap=overlap,
@@ -270,16 +272,18 @@ class SteeredModel:
             finally:
                 batch.clear()
 
-    def score(
+    @contextmanager
+    def passage(
         self,
         prompt: Prompt,
         continuation: str | Sequence[int],
         *,
         alphas: Alphas | None = None,
         base_prompt: BasePrompt | None = None,
-    ) -> Score:
-        """Log-probabilities of a continuation of the prompt, token by token, after the shift."""
+    ) -> Iterator[Passage]:
+        """A continuation of a prompt, to be scored; no reply can be written meanwhile."""
         messages = as_messages(prompt)
+        acting = self._acting(messages, alphas)
         fitted = self._fit(messages, base_prompt, 1)
         tokens = (
             continuation_tokens(self.base, fitted.prompt, fitted.tokens, continuation)
@@ -288,10 +292,10 @@ class SteeredModel:
         )
         if not tokens:
             raise UsageError("the continuation is empty: give at least one token of text")
+        slot, names = self._slots[0], {one: name for name, one in self.adapters.items()}
+        active = {names[one.adapter]: one.on(slot.sequence) for one in acting}
         with self._alone():
-            forced = Forced(self.base, tokens)
-            request = Request(fitted.tokens, self._acting(messages, alphas), Sampling())
-            return score(self._engine, request.begin(self._engine, self._slots[0], forced), forced)
+            yield Passage(self._engine, slot, fitted.tokens, tokens, active, self._batch)
 
     def close(self) -> None:
         """Free the models; a reply under way ends with an error."""

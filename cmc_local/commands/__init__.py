@@ -30,10 +30,12 @@ COMMANDS: Final = (
     ("generate", "Answer a prompt, stdin, or a JSONL file of prompts."),
     ("pretrain", "Train a delta as a plain language model on text files."),
     ("train", "Train a delta beside a frozen template model."),
+    ("finetune", "Fine-tune a GGUF or a folder itself, whole or by LoRA."),
     ("export", "Pack a trained delta into an adapter."),
     ("map", "Show how one vocabulary is carried over to another."),
     ("inspect", "Say what a GGUF file or an adapter is."),
     ("eval", "Measure what adapters change."),
+    ("tune-alpha", "Find an adapter's best strength for a GGUF model."),
     ("bench", "Measure how fast steering is on this machine."),
     ("demo", "See it work on the bundled models."),
     ("doctor", "Check this installation, and say what to type."),
@@ -41,7 +43,10 @@ COMMANDS: Final = (
 
 
 class Commands(click.Group):
-    """A group that imports `cmc_local.commands.<name>` when `<name>` is asked for."""
+    """A group that imports `cmc_local.commands.<name>` when `<name>` is asked for.
+
+    A dash in the name is an underscore in the module's.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name, _ in COMMANDS]
@@ -49,7 +54,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command = import_module(f"cmc_local.commands.{cmd_name}").command
+        module = cmd_name.replace("-", "_")
+        command = import_module(f"cmc_local.commands.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -24,21 +24,27 @@ from cmc_local.settings import Control, Limits, Sampling
 @click.command()
 @options.gguf
 @options.adapters
+@options.proxies
+@options.loras
 @click.option("--system", metavar="TEXT", help="A system text.")
 @options.base_prompt
 @options.sampling
 @options.control
 @options.limits
 @options.devices
+@loading.no_profile
 def command(
     gguf: Path,
     adapters: tuple[options.AdapterChoice, ...],
+    proxies: tuple[options.ProxyChoice, ...],
+    loras: tuple[options.LoraChoice, ...],
     system: str | None,
     base_prompt: BasePrompt | None,
     sampling: Sampling,
     control: Control,
     limits: Limits,
     devices: options.Devices,
+    no_profile: bool,
 ) -> None:
     """Talk to a GGUF model that adapters steer.
 
@@ -48,7 +54,16 @@ def command(
     sampling = loading.bundled_sampling(gguf, sampling)
     on_terminal = sys.stdin.isatty()
     screen: Screen = TerminalScreen() if on_terminal else LineScreen()
-    with loading.steered(gguf, adapters, control=control, limits=limits, devices=devices) as model:
+    with loading.steered(
+        gguf,
+        adapters,
+        control=control,
+        limits=limits,
+        devices=devices,
+        proxies=proxies,
+        loras=loras,
+        profile=not no_profile,
+    ) as model:
         session = ChatSession(model, screen, sampling, system=system, base_prompt=base_prompt)
         if isinstance(screen, TerminalScreen):
             screen.note(f"{gguf.name}, {session.steering()}; /? for help, Ctrl-D leaves")

@@ -1,15 +1,21 @@
-"""`cmc-local eval`: measurements of what adapters change; the bundled small world, for now."""
+"""`cmc-local eval`: measurements of what adapters change; one file a subcommand.
+
+nll, rouge, tofu, alpaca    a GGUF model and its adapters on held-out data
+world                       the bundled models on the small world
+report, shifts              what is made of results; how alike models are moved
+"""
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Any
-
 import click
 
-from cmc_local import bundled
-from cmc_local.commands import options
+from cmc_local.commands.eval_alpaca import alpaca
+from cmc_local.commands.eval_nll import nll
+from cmc_local.commands.eval_report import report
+from cmc_local.commands.eval_rouge import rouge
+from cmc_local.commands.eval_shifts import shifts
+from cmc_local.commands.eval_tofu import tofu
+from cmc_local.commands.eval_world import world
 
 
 @click.group()
@@ -17,21 +23,5 @@ def command() -> None:
     """Measure what adapters change."""
 
 
-@command.command()
-@click.option("--limit", type=click.IntRange(1), help="Only that many questions of each kind.")
-@options.control
-@options.json_output
-def world(limit: int | None, control: Any, as_json: bool) -> None:
-    """Exact answers and right facts of the bundled models, plain and steered."""
-    from cmc_local.commands.world_table import print_table, run_examination
-
-    questions = bundled.world("questions.jsonl")
-    report = run_examination(questions, limit=limit, control=control, progress=_on_terminal())
-    if as_json:
-        click.echo(json.dumps(report))
-    else:
-        print_table(report)
-
-
-def _on_terminal() -> bool:
-    return sys.stderr.isatty()
+for one in (nll, rouge, tofu, alpaca, world, report, shifts):
+    command.add_command(one)

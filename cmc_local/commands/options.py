@@ -13,6 +13,8 @@
 |---|---|---|
 | `gguf` | `gguf` | `Path`; a file, or the name of a bundled base model |
 | `adapters` | `adapters` | `tuple[AdapterChoice, ...]` |
+| `proxies` | `proxies` | `tuple[ProxyChoice, ...]` |
+| `loras` | `loras` | `tuple[LoraChoice, ...]` |
 | `sampling` | `sampling` | `settings.Sampling` |
 | `control` | `control` | `settings.Control` |
 | `limits` | `limits` | `settings.Limits` |
@@ -35,6 +37,7 @@ import click
 
 from cmc_local import bundled
 from cmc_local.errors import InputError, UsageError
+from cmc_local.prompts import named_form
 from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -46,6 +49,24 @@ class AdapterChoice:
 
     path: Path
     alpha: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyChoice:
+    """`--proxy EXPERT,ANTI[:ALPHA]` and `--proxy-prompt`; `prompt` None leaves the form open."""
+
+    expert: Path
+    antiexpert: Path
+    alpha: float = 1.0
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoraChoice:
+    """`--lora FILE[:SCALE]`."""
+
+    path: Path
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +87,52 @@ def parse_adapter(text: str) -> AdapterChoice:
     >>> parse_adapter("my-adapter:0.5")
     AdapterChoice(path=PosixPath('my-adapter'), alpha=0.5)
     """
+    place, alpha = _with_number(
+        text, "--adapter", lambda place: Path(place).exists() or place in bundled.ADAPTERS
+    )
+    return AdapterChoice(adapter_path(place), alpha)
+
+
+def parse_proxy(text: str, prompt: str | None = None) -> ProxyChoice:
+    """Two GGUF files, the tuned one first, with a comma between them, and a final `:number`."""
+    expert, comma, rest = text.partition(",")
+    antiexpert, alpha = _with_number(
+        rest, "--proxy", lambda place: Path(place).is_file() or place in bundled.BASES
+    )
+    if not (comma and expert.strip() and antiexpert.strip()):
+        raise UsageError(
+            f"--proxy {text}: give two GGUF files with a comma between them, the tuned model and "
+            "the same model untuned, as in --proxy chat.gguf,plain.gguf"
+        )
+    strength = 1.0 if alpha is None else alpha
+    return ProxyChoice(gguf_path(expert), gguf_path(antiexpert), strength, prompt)
+
+
+def parse_lora(text: str) -> LoraChoice:
+    """A LoRA file (GGUF) and a final `:number` as the scale."""
+    place, scale = _with_number(text, "--lora", lambda place: Path(place).is_file())
+    if not Path(place).is_file():
+        raise InputError(f"no LoRA file at {place or 'an empty path'}: give the path of a GGUF")
+    return LoraChoice(Path(place), 1.0 if scale is None else scale)
+
+
+def _with_number(text: str, option: str, exists: Callable[[str], bool]) -> tuple[str, float | None]:
+    """What `PLACE[:NUMBER]` means; a colon may belong to the place itself."""
     place, colon, tail = text.rpartition(":")
     if not colon or not place:
-        return AdapterChoice(adapter_path(text))
+        return text, None
     try:
-        alpha = float(tail)
+        number = float(tail)
     except ValueError:
-        if Path(text).exists() or not (Path(place).exists() or place in bundled.ADAPTERS):
-            return AdapterChoice(adapter_path(text))  # a colon of the path itself
-        alpha = math.nan
-    if not math.isfinite(alpha):
+        if Path(text).exists() or not exists(place):
+            return text, None  # a colon of the path itself
+        number = math.nan
+    if not math.isfinite(number):
         raise UsageError(
-            f"--adapter {text}: {tail!r} is no strength; write a number after the colon, "
-            f"as in --adapter {place}:0.8"
+            f"{option} {text}: {tail!r} is no strength; write a number after the colon, "
+            f"as in {option} {place}:0.8"
         )
-    return AdapterChoice(adapter_path(place), alpha)
+    return place, number
 
 
 def adapter_path(text: str) -> Path:
@@ -133,6 +185,43 @@ def adapters(function: Function) -> Function:
         multiple=True,
         callback=lambda _ctx, _option, texts: tuple(parse_adapter(text) for text in texts),
         help="Adapter and its strength; repeatable. A bundled one (instruct, forget) by name.",
+    )(function)
+
+
+def proxies(function: Function) -> Function:
+    """`--proxy`, repeatable, and `--proxy-prompt`, together as `proxies`."""
+
+    def make(proxy: tuple[str, ...] = (), proxy_prompt: str | None = None) -> Any:
+        if proxy_prompt is not None:
+            named_form(proxy_prompt)
+        return tuple(parse_proxy(text, proxy_prompt) for text in proxy)
+
+    kinds = (
+        click.option(
+            "--proxy",
+            metavar="EXPERT,ANTI[:ALPHA]",
+            multiple=True,
+            help="Add what a tuned GGUF model says less what the untuned one says; repeatable.",
+        ),
+        click.option(
+            "--proxy-prompt",
+            metavar="FORM",
+            help="How the pair is asked: a prompt form's name or a text with {query}; by default "
+            "as the first adapter, else cmc.",
+        ),
+    )
+    return _collected(function, "proxies", kinds, make, ("proxy", "proxy_prompt"))
+
+
+def loras(function: Function) -> Function:
+    """`--lora`, repeatable; empty where none is given."""
+    return click.option(
+        "--lora",
+        "loras",
+        metavar="FILE[:SCALE]",
+        multiple=True,
+        callback=lambda _ctx, _option, texts: tuple(parse_lora(text) for text in texts),
+        help="A LoRA (GGUF) on the base model itself, and its scale; repeatable.",
     )(function)
 
 

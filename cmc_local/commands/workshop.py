@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -85,7 +86,9 @@ def _apply(options: tuple[Callable[[Any], Any], ...], command: Command) -> Comma
 
 
 def report(summary: Mapping[str, Any], as_json: bool) -> None:
-    """Print a summary on stdout."""
+    """Print a summary on stdout; of several processes the first one does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     click.echo(json.dumps(summary) if as_json else show(summary))
 
 

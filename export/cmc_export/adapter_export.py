@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from cmc_export import delta_model, graph, quantize, verification
 from cmc_export.card import card
-from cmc_export.data import read_conversations
 from cmc_export.delta_model import CheckpointInfo
 from cmc_local import adapter
 from cmc_local.adapter import Adapter, AdapterSettings, Normalization, Precision, TemplateName
+from cmc_local.conversations import read_conversations
 from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.errors import InputError, UsageError
 from cmc_local.prompts import PromptForm, Turns

@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import Dataset
 
 from cmc_export.carrying import Stream, shared_places
-from cmc_export.data import Conversation
 from cmc_export.loop import Batch
+from cmc_local.conversations import Conversation
 from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.prompts import PromptForm
 
@@ -42,7 +42,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One conversation: ids (T,), in_loss (T,); a template's view, None if it has the same tokens."""
+    """One conversation: ids (T,), in_loss (T,); a view for each template of other tokens."""
 
     ids: tuple[int, ...]
     in_loss: tuple[bool, ...]

@@ -207,10 +207,18 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Loop)
 
 
 def build_recipe(
-    kind: type[AnyRecipe], section: str, config: Path | None, flags: Mapping[str, Any]
+    kind: type[AnyRecipe],
+    section: str,
+    config: Path | None,
+    flags: Mapping[str, Any],
+    changes: Mapping[str, Any] | None = None,
 ) -> AnyRecipe:
-    """The recipe of `config`'s section with `flags` over it (those that are not None)."""
+    """The recipe of `config`'s section with `flags` over it (those that are not None).
+
+    `changes` replace the section's values before that; None takes one away.
+    """
     values = read_section(config, section) if config is not None else {}
+    values = {name: v for name, v in {**values, **(changes or {})}.items() if v is not None}
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     return from_mapping(kind, {**values, **given}, where=str(config or section))
 

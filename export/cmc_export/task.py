@@ -101,7 +101,7 @@ class Forget(Instruct):
     """Away from the answers to forget; rows to keep are held by descent or by KL."""
 
     def counts(self, batch: Batch) -> Tensor:
-        """(5,) float: sequences to forget; tokens to forget, to keep, of plain text, of refusals."""
+        """(5,) float: sequences to forget; tokens to forget, keep, leave alone, and of refusals."""
         gone = (batch["kind"] == FORGET) & batch["keep"].any(dim=1)
         tokens = [_tokens(batch, kind) for kind in (FORGET, LEARN, PLAIN, REFUSE)]
         return torch.stack([gone.sum().float(), *tokens])

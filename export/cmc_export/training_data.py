@@ -14,10 +14,16 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from cmc_export.data import Conversation, last_turn, read_conversations, split
 from cmc_export.examples import FORGET, LEARN, REFUSE, Encoder, Item, Row, Rows
 from cmc_export.pretraining import read_documents
 from cmc_export.recipe import TrainRecipe
+from cmc_local.conversations import (
+    Conversation,
+    last_turn,
+    read_conversations,
+    read_grouped,
+    split,
+)
 from cmc_local.errors import DataError
 
 MAX_HELD_OUT = 512
@@ -37,10 +43,13 @@ REFUSALS = (
 def read_rows(recipe: TrainRecipe, encoder: Encoder) -> tuple[Dataset[Item], Dataset[Item] | None]:
     """The training and the held-out rows of a recipe."""
     learned = recipe.data if recipe.task == "instruct" else recipe.retain
+    found = read_grouped(learned, recipe.entity)
+    everything = [_turns(recipe, one) for one, _ in found]
     if recipe.valid:
-        parts = (_read(recipe, learned), _read(recipe, recipe.valid))
+        parts = (everything, _read(recipe, recipe.valid))
     else:
-        parts = split(_read(recipe, learned), recipe.valid_share, recipe.seed)
+        keys = [key for _, key in found] if recipe.entity else None
+        parts = split(everything, recipe.valid_share, recipe.seed, keys)
     train = _rows(encoder, parts[0], LEARN)
     valid = _sample(_rows(encoder, parts[1], LEARN), recipe.seed, MAX_HELD_OUT)
     _check_rows(train, learned, encoder.max_length)
@@ -79,8 +88,11 @@ def _refused(recipe: TrainRecipe, gone: Sequence[Conversation]) -> list[Conversa
 
 
 def _read(recipe: TrainRecipe, paths: Sequence[Path]) -> list[Conversation]:
-    found = read_conversations(paths)
-    return [last_turn(one) for one in found] if recipe.turns == "last" else found
+    return [_turns(recipe, one) for one in read_conversations(paths)]
+
+
+def _turns(recipe: TrainRecipe, messages: Conversation) -> Conversation:
+    return last_turn(messages) if recipe.turns == "last" else messages
 
 
 def _rows(encoder: Encoder, conversations: Sequence[Conversation], kind: int) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cmc_local.commands import generate, loading, main
+from cmc_local.commands import generate_rows, loading, main
 from cmc_local.errors import UsageError
 from cmc_local.settings import Limits
 from cmc_local.steered import SteeredModel
@@ -132,12 +132,12 @@ def test_what_cannot_be_answered_is_one_line(
 
 
 def test_row_messages_puts_the_system_text_first() -> None:
-    assert generate.row_messages({"question": "b", "system": "a"}) == [
+    assert generate_rows.row_messages({"question": "b", "system": "a"}) == [
         {"role": "system", "content": "a"},
         {"role": "user", "content": "b"},
     ]
     with pytest.raises(UsageError, match="expected an object"):
-        generate.row_messages({})
+        generate_rows.row_messages({})
 
 
 # --- chat, piped -----------------------------------------------------------------------------
@@ -186,3 +186,112 @@ def test_rows_answered_at_once_come_out_in_their_order(
     assert [len(prompt) for prompt, _ in found[0]] == [1, 5, 2, 4, 3]
     assert found[0] == found[1] == found[2]
     assert [len(model._slots) for model in loaded] == [1, 3, 5]  # no more slots than rows
+
+
+# --- a JSONL file that is there already ------------------------------------------------------
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[str, str, Path]:
+    """--input and its file, and where the answers go."""
+    source = tmp_path / "in.jsonl"
+    asked = [{"id": 1, "prompt": "a"}, {"id": 2, "prompt": "b"}, {"id": 3, "prompt": "ab"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in asked), "utf-8")
+    return "--input", str(source), tmp_path / "out.jsonl"
+
+
+def without_seconds(path: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(path.read_text())]
+
+
+def test_answers_are_not_written_over_unless_told(run: Run, three: tuple[str, str, Path]) -> None:
+    *words, target = three
+    target.write_text("precious\n", "utf-8")
+    done = run("generate", *words, "--output", str(target))
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1
+    assert "--resume" in done.stderr and "--overwrite" in done.stderr
+    assert target.read_text("utf-8") == "precious\n"
+    assert run("generate", *words, "--output", str(target), "--overwrite").exit_code == 0
+    assert [row["response"] for row in without_seconds(target)] == ["aa", "bb", "aa"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_stopped_file_goes_on_behind_its_answers(
+    run: Run, three: tuple[str, str, Path], kept: int, cut: int
+) -> None:
+    *words, target = three
+    run("generate", *words, "--output", str(target))
+    whole, lines = without_seconds(target), target.read_bytes().splitlines(keepends=True)
+    rest = lines[kept][:cut] if kept < len(lines) else b""  # what a kill leaves of a line
+    target.write_bytes(b"".join(lines[:kept]) + rest)
+    done = run("generate", *words, "--output", str(target), "--resume")
+    assert (done.output, done.exit_code) == ("", 0)
+    assert without_seconds(target) == whole
+    assert target.read_bytes().splitlines(keepends=True)[:kept] == lines[:kept]  # as they were
+
+
+def test_resume_begins_where_there_is_no_file(run: Run, three: tuple[str, str, Path]) -> None:
+    *words, target = three
+    assert run("generate", *words, "--output", str(target), "--resume").exit_code == 0
+    assert len(rows(target.read_text("utf-8"))) == 3
+
+
+def test_a_finished_file_loads_no_model(
+    run: Run, three: tuple[str, str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *words, target = three
+    run("generate", *words, "--output", str(target))
+    monkeypatch.setattr(loading, "steered", None)
+    assert run("generate", *words, "--output", str(target), "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"id": 1, "prompt": "b"}\n', "is no answer"),
+        ("no json\n", "is no answer"),
+        ('{"id": 9, "prompt": "a", "response": "aa", "finish_reason": "stop", "tokens": 2, '
+         '"seconds": 1}\n', "answers another row"),
+        ("\n" * 4, "has 4 answers to 3 rows"),
+    ],
+)  # fmt: skip
+def test_answers_to_other_rows_are_refused_and_kept(
+    run: Run, three: tuple[str, str, Path], text: str, reason: str
+) -> None:
+    *words, target = three
+    target.write_text(text, "utf-8")
+    done = run("generate", *words, "--output", str(target), "--resume")
+    assert done.exit_code == 1 and reason in done.stderr and done.stderr.count("\n") == 1
+    assert target.read_text("utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("b", "--resume"),
+        ("b", "--alpaca", "x.json"),
+        ("--input", "in.jsonl", "--resume"),
+        ("--input", "in.jsonl", "--output", "-", "--overwrite"),
+        ("--input", "in.jsonl", "--output", "x", "--resume", "--overwrite"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(run: Run, words: tuple[str, ...]) -> None:
+    done = run("generate", *words)
+    assert (done.stdout, done.exit_code, done.stderr.count("\n")) == ("", 2, 1)
+
+
+def test_alpacas_json_holds_kept_and_new_answers(
+    run: Run, three: tuple[str, str, Path], tmp_path: Path
+) -> None:
+    *words, target = three
+    run("generate", *words, "--output", str(target))
+    lines = target.read_text("utf-8").splitlines(keepends=True)
+    target.write_text(lines[0], "utf-8")
+    file = tmp_path / "alpaca.json"
+    done = run("generate", *words, "--output", str(target), "--resume", "--alpaca", str(file))
+    assert done.exit_code == 0, done.output
+    assert json.loads(file.read_text("utf-8")) == [
+        {"instruction": asked, "output": said, "generator": "model"}
+        for asked, said in (("a", "aa"), ("b", "bb"), ("ab", "aa"))
+    ]

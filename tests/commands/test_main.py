@@ -44,7 +44,7 @@ def test_help_lists_every_command_in_one_line_each() -> None:
 
 @pytest.mark.parametrize("name", [name for name, _ in COMMANDS])
 def test_every_command_has_its_module_and_its_help(name: str) -> None:
-    assert find_spec(f"cmc_local.commands.{name}") is not None
+    assert find_spec(f"cmc_local.commands.{name.replace('-', '_')}") is not None
     done = run(name, "--help")
     assert done.exit_code == 0
     assert done.stdout.startswith(f"Usage: cmc-local {name}")

@@ -1,4 +1,4 @@
-"""Training data in the shapes people have -> conversations, each ending in an answer.
+"""Files of questions and answers, in the shapes people have -> conversations that end in an answer.
 
 | shape | keys |
 |---|---|
@@ -9,7 +9,8 @@
 | OpenAI chat | `messages`: a list of `role` and `content` |
 
 A `system` text may stand beside any but the last. A file is JSON (one list) or JSONL (an object a
-line); its name does not matter. Knows no tokenizer.
+line); its name does not matter. What trains and what measures read the same files. Knows no
+tokenizer.
 """
 
 from __future__ import annotations
@@ -43,7 +44,17 @@ def read_conversations(paths: Sequence[Path]) -> list[Conversation]:
 
     Raises DataError, which names file and line (entry, in a JSON list) and what was expected.
     """
-    found = [one for path in paths for one in _read(path) if one[-1]["content"].strip()]
+    return [one for one, _ in read_grouped(paths)]
+
+
+def read_grouped(paths: Sequence[Path], field: str = "") -> list[tuple[Conversation, str]]:
+    """The same, each with what stands under `field` in its record ("" without a field).
+
+    Raises DataError for a record without that field.
+    """
+    found = [
+        pair for path in paths for pair in _read(path, field) if pair[0][-1]["content"].strip()
+    ]
     if not found:
         names = ", ".join(map(str, paths))
         raise DataError(f"{names}: no example with an answer in it: {EXPECTED}")
@@ -67,19 +78,27 @@ def conversation(record: object) -> Conversation:
 
 
 def split(
-    conversations: Sequence[Conversation], share: float, seed: int
+    conversations: Sequence[Conversation],
+    share: float,
+    seed: int,
+    keys: Sequence[str] | None = None,
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """A training and a held-out part, drawn with the seed; one question is never in both."""
+    """A training and a held-out part, drawn with the seed; one question is never in both.
+
+    With `keys`, one for each conversation, it is one key that is never in both.
+    """
+    names = keys or [_question(one) for one in conversations]
     groups: dict[str, list[Conversation]] = {}
-    for one in conversations:
-        groups.setdefault(_question(one), []).append(one)
+    for name, one in zip(names, conversations, strict=True):
+        groups.setdefault(name, []).append(one)
     order = sorted(groups)
     random.Random(seed).shuffle(order)
     held_out: list[Conversation] = []
     while order[1:] and len(held_out) < round(share * len(conversations)):
         held_out += groups[order.pop()]
     chosen = set(order)
-    return [one for one in conversations if _question(one) in chosen], held_out
+    kept = zip(names, conversations, strict=True)
+    return [one for name, one in kept if name in chosen], held_out
 
 
 def last_turn(messages: Conversation) -> Conversation:
@@ -91,12 +110,15 @@ def _question(messages: Conversation) -> str:
     return next(message["content"] for message in messages if message["role"] == "user")
 
 
-def _read(path: Path) -> Iterator[Conversation]:
+def _read(path: Path, field: str) -> Iterator[tuple[Conversation, str]]:
     for place, record in _records(path):
         try:
-            yield conversation(record)
+            found = conversation(record)
         except ValueError as error:
             raise DataError(f"{path}:{place}: {error}") from None
+        if field and field not in record:
+            raise DataError(f'{path}:{place}: no "{field}" to group by: give a field of the data')
+        yield found, str(record[field]) if field else ""
 
 
 def _records(path: Path) -> Iterable[tuple[str, Any]]:
@@ -167,5 +189,5 @@ def _messages(value: object) -> Conversation:
     except UsageError as error:
         raise ValueError(f'"messages": {error}') from None
     if found[-1].answer is None:
-        raise ValueError('"messages" must end with the role assistant: the answer to learn')
+        raise ValueError('"messages" must end with the role assistant: the answer')
     return [{"role": one["role"], "content": one["content"]} for one in value]

@@ -1,4 +1,4 @@
-"""Training data: every shape people have, and what a bad line is told."""
+"""Conversations from files: every shape people have, and what a bad line is told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from cmc_export.data import conversation, last_turn, read_conversations, split
+from cmc_local.conversations import (
+    conversation,
+    last_turn,
+    read_conversations,
+    read_grouped,
+    split,
+)
 from cmc_local.errors import DataError
 
 USER = {"role": "user", "content": "Who?"}
@@ -130,3 +136,21 @@ def test_real_files_are_read(shared_data: Path) -> None:
         "tofu/forget10.json": 400,
     }
     assert {name: len(read_conversations([shared_data / name])) for name in counts} == counts
+
+
+def test_a_value_of_a_field_is_on_one_side_only(tmp_path: Path) -> None:
+    path = tmp_path / "authors.jsonl"
+    rows = [
+        {"question": f"{name} {i}?", "answer": "Yes.", "author": name}
+        for name in "ABCDEFGH"
+        for i in range(3)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    found = read_grouped([path], "author")
+    assert [key for _, key in found] == [row["author"] for row in rows]
+    kept, held_out = split([c for c, _ in found], 0.25, 1, [key for _, key in found])
+    sides = [{c[0]["content"][0] for c in part} for part in (kept, held_out)]
+    assert (len(kept), len(held_out)) == (18, 6)
+    assert not sides[0] & sides[1]
+    with pytest.raises(DataError, match=r'authors\.jsonl:1: no "writer"'):
+        read_grouped([path], "writer")

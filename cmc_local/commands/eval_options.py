@@ -1,0 +1,165 @@
+"""The options that `cmc-local eval nll`, `rouge`, `tofu` and `alpaca` share, and what they become.
+
+@click.command("nll", cls=Recorded)
+@limit
+@measured
+def nll(setup: Setup, limit: int | None, ...): ...
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from cmc_local.commands import options
+from cmc_local.conversation import BasePrompt
+from cmc_local.errors import UsageError
+from cmc_local.settings import MOST_PARALLEL, Control, Limits, Sampling
+
+PARALLEL: Final = 4
+REPLY_TOKENS: Final = 200
+"""Where TOFU's code ends a reply; all replies are of this length at most unless told."""
+_WORDS: Final = "cmc_local.eval.words"
+_OF_THE_RUN: Final = ("--alphas", "--output", "--html")
+"""Options with a value that say which rows are made and where they go, not what is in them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What is measured, and where the results go."""
+
+    gguf: Path
+    adapters: tuple[options.AdapterChoice, ...]
+    proxies: tuple[options.ProxyChoice, ...]
+    loras: tuple[options.LoraChoice, ...]
+    alphas: tuple[float, ...] | None
+    base_prompt: BasePrompt | None
+    control: Control
+    limits: Limits
+    devices: options.Devices
+    name: str | None
+    arm: str | None
+    output: Path | None
+    html: Path | None
+    as_json: bool
+    words: tuple[str, ...]
+    """The command line behind the command's name, as typed."""
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called in the table."""
+        return self.name or self.gguf.stem
+
+    def row_command(self, task: str, alpha: float | None) -> str:
+        """The command line that makes one row; alpha None leaves the adapters' own strengths."""
+        chosen = [] if alpha is None else ["--alphas", f"{alpha:.12g}"]
+        return shlex.join(["cmc-local", "eval", task, *_without(self.words), *chosen])
+
+
+class Recorded(click.Command):
+    """A command that remembers the words it was called with."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_WORDS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+def measured(function: Callable[..., None]) -> Callable[..., None]:
+    """All options of Setup, handed over as `setup`."""
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        names = [name for name in Setup.__slots__ if name in values]
+        given = {name: values.pop(name) for name in names}
+        words = click.get_current_context().meta[_WORDS]
+        function(setup=Setup(**given, words=words), **values)
+
+    for option in reversed(
+        (
+            options.gguf,
+            options.adapters,
+            options.proxies,
+            options.loras,
+            click.option("--alphas", metavar="A,B,...", callback=_alphas,
+                         help="A row for each strength, 0 the plain base; else 0 and the own."),
+            options.base_prompt,
+            click.option("--name", metavar="TEXT", help="The model's name in the table."),
+            click.option("--arm", metavar="TEXT",
+                         help="The rows' arm, as in --arm finetuned; else plain, steered or lora."),
+            click.option("--parallel", "-p", type=click.IntRange(1, MOST_PARALLEL),
+                         default=PARALLEL, show_default=True, help="Replies written at once."),
+            options.control,
+            options.limits,
+            options.devices,
+            click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
+                         help="Write results there; the same command goes on after a stop."),
+            click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
+                         help="Write a page with tables and plots."),
+            options.json_output,
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def limit(function: Callable[..., None]) -> Callable[..., None]:
+    """`--limit`."""
+    return click.option(
+        "--limit", type=click.IntRange(1), help="Only that many, evenly spread over the data."
+    )(function)
+
+
+def data(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`--data`, which must be given."""
+    return click.option(
+        "--data", type=click.Path(path_type=Path), metavar="FILE", required=True, help=text
+    )
+
+
+def greedy(function: Callable[..., None]) -> Callable[..., None]:
+    """The sampler's options as `sampling`: greedy and short where nothing is said."""
+
+    @functools.wraps(function)
+    def command(*, sampling: Sampling, **values: Any) -> None:
+        given = click.get_current_context().params
+        if given.get("temperature") is None:
+            sampling = replace(sampling, temperature=0.0)
+        if given.get("max_tokens") is None:
+            sampling = replace(sampling, max_tokens=REPLY_TOKENS)
+        function(sampling=sampling, **values)
+
+    return options.sampling(command)
+
+
+def _without(words: Sequence[str]) -> list[str]:
+    """The words without --alphas, --output, --html, --json."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        name = "--output" if word == "-o" else word.partition("=")[0]
+        if name in _OF_THE_RUN:
+            if "=" not in word:
+                next(rest, None)
+        elif word != "--json":
+            kept.append(word)
+    return kept
+
+
+def _alphas(
+    _ctx: click.Context, _option: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
+        raise UsageError(f"--alphas {text!r}: give numbers, as in --alphas 0,0.5,1")
+    return found

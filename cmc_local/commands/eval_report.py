@@ -1,0 +1,58 @@
+"""`cmc-local eval report`: results and training logs as one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cmc_local.errors import DataError, UsageError
+from cmc_local.evaluate.results import FORMAT, read_results
+
+
+@click.command("report")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", required=True,
+              help="The page to write.")  # fmt: skip
+@click.option("--log", "logs", multiple=True, metavar="NAME=LOG",
+              help="A training run's log.jsonl, a curve of that name; repeatable.")  # fmt: skip
+def report(files: tuple[Path, ...], html: Path, logs: tuple[str, ...]) -> None:
+    """Merge results FILES into one self-contained HTML page with tables and plots."""
+    from cmc_local.evaluate.report import write_page
+
+    if not files and not logs:
+        raise UsageError("there is nothing to show: give results files, or --log NAME=log.jsonl")
+    results = [read_results(path) for path in files]
+    if logs:
+        results.append({"format": FORMAT, "curves": [_curve(text) for text in logs]})
+    write_page(html, results)
+
+
+def _curve(text: str) -> dict[str, Any]:
+    name, equals, place = text.partition("=")
+    if not (name and equals and place):
+        raise UsageError(f"--log {text}: give a name and a file, as in --log instruct=log.jsonl")
+    return {"name": name, "points": read_log(Path(place))}
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a training log that have a step; DataError names a line that is no JSON."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): give a run's log.jsonl") from None
+    points = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            point = json.loads(line)
+        except (ValueError, RecursionError):
+            point = None
+        if not isinstance(point, dict):
+            raise DataError(f"{path}:{number}: expected one JSON object: give a run's log.jsonl")
+        if "step" in point:
+            points.append(point)
+    return points

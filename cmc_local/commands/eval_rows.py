@@ -1,0 +1,185 @@
+"""Runs a measurement at each strength: the rows of its results, their journal, table and page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cmc_local.commands import loading
+from cmc_local.commands.eval_options import Setup
+from cmc_local.commands.progress import progress
+from cmc_local.errors import UsageError
+from cmc_local.evaluate.journal import Journal, Told, Value, Work, fingerprint, journal_path
+from cmc_local.evaluate.results import ResultRow, Strength, document, strengths
+from cmc_local.evaluate.whole_file import write_json
+from cmc_local.steered import SteeredModel
+
+Values = Callable[[str, Sequence[Any], Work[Any]], list[Value]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one row says."""
+
+    metrics: Mapping[str, float]
+    items: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A measurement, ready to be taken of a model at any strength."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """What decides its values, beside the model: data and sampling, as JSON."""
+    count: int
+    """Questions behind a row."""
+    steps: int
+    """Values behind a row, for the progress bar."""
+    measure: Callable[[SteeredModel, Strength, Values], Findings]
+    writes_results: bool = True
+    """Whether `--output` is to hold the results document."""
+
+
+def run(setup: Setup, task: Task) -> list[ResultRow]:
+    """A row for each strength; what the journal of `setup.output` holds is not done again."""
+    with (
+        Journal(_journal_file(setup.output), _settings(setup, task)) as journal,
+        loading.steered(
+            setup.gguf,
+            setup.adapters,
+            control=setup.control,
+            limits=setup.limits,
+            devices=setup.devices,
+            proxies=setup.proxies,
+            loras=setup.loras,
+            profile=False,  # a row depends on what its command says alone
+        ) as model,
+    ):
+        chosen = _strengths(setup, model.alphas)
+        rows: list[ResultRow] = []
+        with progress(len(chosen) * task.steps, task.name) as told:
+            for strength in chosen:
+                values = partial(_values, journal, strength, told)
+                rows.append(
+                    _row(setup, task, strength, model, task.measure(model, strength, values))
+                )
+                if setup.output is not None and task.writes_results:
+                    write_json(setup.output, document(rows))
+    return rows
+
+
+def show(setup: Setup, rows: Sequence[ResultRow]) -> None:
+    """Print the rows, as JSON or as a table, and write the page that was asked for."""
+    results = document(rows)
+    if setup.html is not None:
+        from cmc_local.evaluate.report import write_page
+
+        write_page(setup.html, [results], title=f"{rows[0].model}: {rows[0].task}")
+    if setup.as_json:
+        click.echo(json.dumps(results))
+    else:
+        print_rows(rows)
+
+
+def print_rows(rows: Sequence[ResultRow]) -> None:
+    """The rows as a table on stdout; what does not fit beside each other stands below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{rows[0].model}: {rows[0].task} on {rows[0].count:,} questions")
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    table.add_column("")
+    for row in rows:
+        table.add_column(_heading(row), justify="right")
+    for name in names:
+        cells = (row.metrics.get(name) for row in rows)
+        shown = ("-" if cell is None else f"{cell:.4g}" for cell in cells)
+        table.add_row(name.replace("_", " "), *shown)
+    Console().print(table)
+
+
+def _heading(row: ResultRow) -> str:
+    if row.adapter is None:
+        return row.arm
+    return f"{row.arm}\n{row.adapter}" + ("" if row.alpha is None else f" {row.alpha:g}")
+
+
+def _values(
+    journal: Journal,
+    strength: Strength,
+    told: Told,
+    part: str,
+    items: Sequence[Any],
+    work: Work[Any],
+) -> list[Value]:
+    return journal.values(f"{strength.key}: {part}", items, work, told)
+
+
+def _strengths(setup: Setup, own: Mapping[str, float]) -> list[Strength]:
+    """An arm that is named is one arm: the adapters' own strengths, unless others are given."""
+    if setup.arm is not None and setup.alphas is None:
+        return [Strength(dict(own))]
+    return strengths(own, setup.alphas)
+
+
+def _row(
+    setup: Setup, task: Task, strength: Strength, model: SteeredModel, found: Findings
+) -> ResultRow:
+    return ResultRow(
+        task=task.name,
+        model=setup.model_name,
+        vocabulary=len(model.base.vocabulary),
+        arm=setup.arm or _usual_arm(setup, strength),
+        adapter=strength.adapter,
+        alpha=strength.alpha,
+        metrics=found.metrics,
+        count=task.count,
+        command=setup.row_command(task.name, strength.given),
+        items=found.items,
+    )
+
+
+def _usual_arm(setup: Setup, strength: Strength) -> str:
+    """A base with a LoRA is never the plain one."""
+    parts = ["lora"] if setup.loras else []
+    if strength.adapter is not None:
+        parts.append("steered")
+    return "+".join(parts) or "plain"
+
+
+def _journal_file(output: Path | None) -> Path | None:
+    """Where the journal is; results that have none are not written over."""
+    if output is None:
+        return None
+    path = journal_path(output)
+    if output.exists() and not path.exists():
+        raise UsageError(
+            f"{output} exists, and there is no {path.name} to go on with: give another --output, "
+            "or delete it"
+        )
+    return path
+
+
+def _settings(setup: Setup, task: Task) -> dict[str, Any]:
+    """What the journal's values depend on; strengths are told apart within it."""
+    return {
+        "task": task.name,
+        "model": fingerprint(setup.gguf),
+        "adapters": [fingerprint(one.path / "adapter.json") for one in setup.adapters],
+        "proxies": [
+            [fingerprint(one.expert), fingerprint(one.antiexpert), one.prompt]
+            for one in setup.proxies
+        ],
+        "loras": [[fingerprint(one.path), one.scale] for one in setup.loras],
+        "base_prompt": setup.base_prompt,
+        "control": asdict(setup.control),
+        "context": setup.limits.context,
+        **task.settings,
+    }

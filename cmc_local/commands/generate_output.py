@@ -1,0 +1,107 @@
+"""Where `cmc-local generate` writes: stdout, a new file, or one that holds answers already.
+
+A file with something in it is never written over by mistake: --resume keeps its answers and goes on
+behind them, --overwrite begins anew. A row's answer is the row itself with the fields of `result`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+from cmc_local.errors import DataError, InputError, UsageError
+from cmc_local.evaluate.journal import whole_lines
+from cmc_local.steered import Completion
+
+GAINED: Final = ("response", "finish_reason", "tokens", "seconds")
+
+
+def result(done: Completion) -> dict[str, Any]:
+    """What a row gains."""
+    return {
+        "response": done.text,
+        "finish_reason": done.finish_reason,
+        "tokens": len(done.tokens),
+        "seconds": round(done.timings.total_seconds, 4),
+    }
+
+
+def target(output: str | None, *, resume: bool, overwrite: bool) -> Path | None:
+    """The file to write, None for stdout; UsageError for one that would be lost."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other: give one of them")
+    if output is None or output == "-":
+        if resume or overwrite:
+            raise UsageError("--resume and --overwrite need a file: give --output FILE")
+        return None
+    path = Path(output)
+    if path.is_file() and path.stat().st_size > 0 and not (resume or overwrite):
+        raise UsageError(
+            f"{output} exists: --resume keeps its answers and goes on, --overwrite begins anew"
+        )
+    return path
+
+
+def answered(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The answers that a file holds to the first of these rows; a last line cut off is dropped.
+
+    DataError where they are answers to other rows.
+    """
+    try:
+        lines = whole_lines(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}: give another --output") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text: --overwrite begins anew") from None
+    if len(lines) > len(rows):
+        raise DataError(
+            f"{path} has {len(lines)} answers to {len(rows)} rows: give the rows that it was made "
+            "from, or --overwrite to begin anew"
+        )
+    return [
+        _answer(line, row, f"{path}:{number}")
+        for number, (line, row) in enumerate(zip(lines, rows, strict=False), 1)
+    ]
+
+
+def _answer(line: str, row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not set(GAINED) <= found.keys():
+        raise DataError(f"{place} is no answer of this command: --overwrite begins anew")
+    if _asked(found) != _asked(row):
+        raise DataError(
+            f"{place} answers another row: give the rows that it was made from, or --overwrite to "
+            "begin anew"
+        )
+    return found
+
+
+def _asked(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in GAINED}
+
+
+@contextlib.contextmanager
+def opened(path: Path | None, *, resume: bool) -> Iterator[IO[str]]:
+    """The file to write to, behind what is in it with `resume`; stdout without a path."""
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        file = path.open("a" if resume else "w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}: give another --output") from None
+    with file:
+        yield file
+
+
+def alpaca_entry(row: Mapping[str, Any], question: str) -> dict[str, Any]:
+    """What AlpacaEval calls a row: its instruction, and its data set where it has one."""
+    named = {"dataset": row["dataset"]} if "dataset" in row else {}
+    return {"instruction": question, **named}

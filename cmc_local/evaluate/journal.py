@@ -1,0 +1,160 @@
+"""What a long measurement has found so far, kept so that the same command goes on after a stop.
+
+    {"settings": {...}}                                       first line: what was asked for
+    {"part": "instruct=1", "item": 0, "value": {...}}         then a line for each finished item
+
+Knows parts, numbers and JSON values; nothing of models. A last line that was cut off is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar
+
+from cmc_local.errors import DataError, InputError, UsageError
+
+Item = TypeVar("Item")
+Value = dict[str, Any]
+"""What is known of one item when it is done; JSON."""
+Work = Callable[[Sequence[Item]], Iterator[Value]]
+"""Items -> a value for each, in order."""
+Told = Callable[[], None]
+
+END_BYTES = 16 << 20
+
+
+class Journal:
+    """The finished items of one measurement; a context manager. Without a path, in memory only."""
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        """Open or begin the journal at `path`.
+
+        Raises UsageError where it is of other settings, DataError where it is none.
+        """
+        self._values: dict[str, list[Value]] = {}
+        self._file: IO[str] | None = None
+        if path is None:
+            return
+        settings = json.loads(json.dumps(settings))  # as it will be read back
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = _whole_lines(path)
+            self._values = _read(path, lines, settings)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"cannot write {path} ({reason}): give another --output") from None
+        if not lines:
+            self._write({"settings": settings})
+
+    def values(
+        self, part: str, items: Sequence[Item], work: Work[Item], told: Told = lambda: None
+    ) -> list[Value]:
+        """A value for each item: those kept, then what `work` makes of the others.
+
+        `told` is called for each of them as soon as it is there.
+        """
+        kept = self._values.setdefault(part, [])
+        for _ in kept:
+            told()
+        for value in work(items[len(kept) :]):
+            self._write({"part": part, "item": len(kept), "value": value})
+            kept.append(value)
+            told()
+        assert len(kept) == len(items), "work gives a value for each item"
+        return list(kept)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+
+def journal_path(output: Path) -> Path:
+    """Where the journal of a results file lies: `results.json` -> `results.journal.jsonl`."""
+    return output.with_name(f"{output.stem}.journal.jsonl")
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Enough of a file to tell it from another: size, and sha256 of its first and last 16 MiB."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(END_BYTES))
+            size = path.stat().st_size
+            file.seek(max(size - END_BYTES, 0))
+            digest.update(file.read(END_BYTES))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}: give a file") from None
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The finished lines of a file that may be absent; what follows the last newline is cut off.
+
+    Raises OSError, and UnicodeDecodeError, which is a ValueError.
+    """
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return data[:end].decode("utf-8").split("\n")[:-1]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    try:
+        return whole_lines(path)
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no journal: delete it, or give another --output") from None
+
+
+def _read(path: Path, lines: Sequence[str], settings: Mapping[str, Any]) -> dict[str, list[Value]]:
+    found: dict[str, list[Value]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if number == 1:
+                _same(path, record["settings"], settings)
+                continue
+            values = found.setdefault(record["part"], [])
+            if record["item"] != len(values) or not isinstance(record["value"], dict):
+                raise ValueError
+            values.append(record["value"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DataError(
+                f"{path}:{number} is no line of a journal: delete the file, or give another "
+                "--output"
+            ) from None
+    return found
+
+
+def _same(path: Path, kept: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    names = dict.fromkeys((*asked, *kept))
+    other = next((name for name in names if kept.get(name) != asked.get(name)), None)
+    if other is not None:
+        raise UsageError(
+            f"{path} is the journal of another measurement ({other} differs): "
+            "give another --output, or delete the journal to measure anew"
+        )

@@ -1,0 +1,257 @@
+"""`cmc-local eval nll`, `rouge`, `tofu`, `alpaca`, `report`, `shifts` on a fake base and delta.
+
+The base gives "a" 0.4 and "b" 0.3; the delta doubles "b" before normalising. Greedy: plain replies
+are "a" over and over, steered ones "b".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cmc_local.commands import eval_options, loading, main
+from cmc_local.commands.options import AdapterChoice
+from cmc_local.steered import SteeredModel
+from fakes import FakeBase, FakeShift, adapter, always
+
+Run = Callable[..., Result]
+P = (0.1, 0.4, 0.3, 0.1, 0.1)
+PLAIN_NLL, STEERED_NLL = -math.log(0.3), -math.log(0.6 / 1.3)
+
+
+class Loader:
+    """Makes the fake model; counts what its bases decoded."""
+
+    def __init__(self) -> None:
+        self.bases: list[FakeBase] = []
+        self.fails_at: int | None = None
+
+    def __call__(
+        self, _gguf: Path, adapters: tuple[AdapterChoice, ...], **_: object
+    ) -> SteeredModel:
+        base = FakeBase(self._rule)
+        self.bases.append(base)
+        model = SteeredModel(base, base.sampler)
+        for one in adapters:
+            shift = FakeShift(always(0, 0, math.log(2), 0, 0))
+            model.attach(adapter(shift, name=one.path.name), one.alpha)
+        return model
+
+    def _rule(self, _seen: tuple[int, ...]) -> tuple[float, ...]:
+        if self.fails_at is not None and len(self.bases[-1].decoded) >= self.fails_at:
+            raise KeyboardInterrupt
+        return tuple(map(math.log, P))
+
+
+@pytest.fixture
+def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
+    fake = Loader()
+    monkeypatch.setattr(loading, "steered", fake)
+    return fake
+
+
+@pytest.fixture
+def run(loader: Loader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+    Path("model.gguf").write_bytes(b"weights")
+    Path("delta").mkdir()
+    Path("delta/adapter.json").write_text("{}")
+    talks = [{"question": "a", "answer": "b"}, {"question": "ab", "answer": "bb"}]
+    Path("held-out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in talks))
+
+    def invoke(task: str, *words: str) -> Result:
+        return CliRunner().invoke(main, ["eval", task, *words])
+
+    return invoke
+
+
+NLL = ("--gguf", "model.gguf", "--adapter", "delta", "--data", "held-out.jsonl")
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    found: list[dict[str, Any]] = json.loads(result.stdout)["rows"]
+    return found
+
+
+def test_plain_and_steered_each_have_a_row(run: Run) -> None:
+    plain, steered = rows(run("nll", *NLL, "--json"))
+    assert plain["metrics"]["nll"] == pytest.approx(PLAIN_NLL)
+    assert steered["metrics"]["nll"] == pytest.approx(STEERED_NLL)
+    assert (plain["arm"], plain["adapter"], plain["alpha"]) == ("plain", None, 0.0)
+    assert (steered["arm"], steered["adapter"], steered["alpha"]) == ("steered", "delta", 1.0)
+    assert (plain["task"], plain["model"], plain["vocabulary"], plain["count"]) == (
+        *("nll", "model", 5),
+        2,
+    )
+
+
+def test_each_strength_has_a_row_and_its_command_makes_it_again(run: Run) -> None:
+    found = rows(run("nll", *NLL, "--alphas=0,0.5", "--json", "--output", "r.json"))
+    assert [row["alpha"] for row in found] == [0.0, 0.5]
+    command = "cmc-local eval nll --gguf model.gguf --adapter delta --data held-out.jsonl"
+    assert found[1]["command"] == f"{command} --alphas 0.5"
+    words = shlex.split(found[1]["command"])[3:]
+    assert rows(run("nll", *words, "--json")) == [found[1]]
+    assert json.loads(Path("r.json").read_text())["rows"] == found
+
+
+def test_a_finetuned_model_is_one_row_of_its_arm_and_name(run: Run) -> None:
+    words = ("--gguf", "model.gguf", "--data", "held-out.jsonl", "--json")
+    (row,) = rows(run("nll", *words, "--arm", "finetuned", "--name", "large"))
+    assert (row["arm"], row["model"], row["alpha"]) == ("finetuned", "large", 0.0)
+    (row,) = rows(run("nll", *NLL, "--json", "--arm", "capped"))  # one arm: the adapters' own
+    assert (row["arm"], row["alpha"]) == ("capped", 1.0)
+
+
+def test_a_base_with_a_lora_is_not_the_plain_one(run: Run) -> None:
+    Path("lora.gguf").write_bytes(b"lora")
+    plain, steered = rows(run("nll", *NLL, "--lora", "lora.gguf:0.5", "--json"))
+    assert (plain["arm"], steered["arm"]) == ("lora", "lora+steered")
+    assert "--lora lora.gguf:0.5" in plain["command"]
+
+
+def test_a_stopped_measurement_goes_on_and_gives_what_one_piece_gives(
+    run: Run, loader: Loader
+) -> None:
+    whole = rows(run("nll", *NLL, "--json"))
+    steps = len(loader.bases[-1].decoded)
+    loader.fails_at = steps - 1
+    stopped = run("nll", *NLL, "--output", "r.json")
+    assert stopped.exit_code == 130
+    assert len(json.loads(Path("r.json").read_text())["rows"]) == 1  # the finished row is there
+    loader.fails_at = None
+    assert rows(run("nll", *NLL, "--output", "r.json", "--json")) == whole
+    assert 0 < len(loader.bases[-1].decoded) < steps
+    assert rows(run("nll", *NLL, "--output", "r.json", "--json")) == whole
+    assert loader.bases[-1].decoded == []
+
+
+@pytest.mark.parametrize("change", ["weights", "data", "adapter", "limit", "lora"])
+def test_a_journal_of_other_settings_is_refused(run: Run, change: str) -> None:
+    rows(run("nll", *NLL, "--output", "r.json", "--json"))
+    match change:
+        case "weights":
+            Path("model.gguf").write_bytes(b"WEIGHTS")
+        case "data":
+            Path("held-out.jsonl").write_text('{"question": "a", "answer": "a"}\n')
+        case "adapter":
+            Path("delta/adapter.json").write_text("{ }")
+        case "lora":
+            Path("lora.gguf").write_bytes(b"lora")
+    words = {"limit": ("--limit", "1"), "lora": ("--lora", "lora.gguf")}.get(change, ())
+    done = run("nll", *NLL, "--output", "r.json", *words)
+    assert (done.stdout, done.exit_code) == ("", 2)
+    assert done.stderr.count("\n") == 1
+    assert "is the journal of another measurement" in done.stderr
+
+
+def test_results_without_a_journal_are_not_written_over(run: Run) -> None:
+    Path("r.json").write_text("precious")
+    done = run("nll", *NLL, "--output", "r.json")
+    assert done.exit_code == 2 and "r.json exists" in done.stderr
+    assert Path("r.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,,2", "nan", "1;2"])
+def test_alphas_that_are_no_numbers_are_one_line(run: Run, text: str) -> None:
+    done = run("nll", *NLL, "--alphas", text)
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and "--alphas" in done.stderr
+
+
+def test_strengths_without_an_adapter_are_one_line(run: Run) -> None:
+    done = run("nll", "-m", "model.gguf", "--data", "held-out.jsonl", "--alphas", "0,1")
+    assert done.exit_code == 2 and "name one with --adapter" in done.stderr
+
+
+def test_words_of_the_run_are_left_out_of_a_rows_command() -> None:
+    words = ("--json", "-o", "r.json", "--html=p.html", "--alphas", "0,1", "--name", "a b", "-p2")
+    assert eval_options._without(words) == ["--name", "a b", "-p2"]
+
+
+def test_rouge_compares_replies_with_answers(run: Run) -> None:
+    pytest.importorskip("rouge_score")
+    plain, steered = rows(run("rouge", *NLL, "--json", "--max-tokens", "2"))
+    assert plain["metrics"]["rouge_l_recall"] == 0.0  # "aa" for "b" and for "bb"
+    assert steered["metrics"]["rouge_l_recall"] == 0.5  # "bb" for both
+    assert plain["metrics"]["tokens"] == 2.0 and plain["metrics"]["cut_off"] == 1.0
+
+
+def test_tofu_results_serve_as_the_retrained_model_of_another(run: Run) -> None:
+    pytest.importorskip("rouge_score")
+    pytest.importorskip("scipy")
+    item = '{"question": "b", "answer": "a", "perturbed_answer": ["b"]}\n'
+    for name in ("forget01", "retain", "real_authors", "world_facts"):
+        Path(f"{name}_perturbed.json").write_text(item * 2)
+    words = ("--gguf", "model.gguf", "--tofu", ".", "--forget", "01", "--max-tokens", "1")
+    (row,) = rows(run("tofu", *words, "--arm", "retrained", "--output", "re.json", "--json"))
+    assert row["items"]["forget01"] == pytest.approx([math.sqrt(0.03 / 0.04)] * 2)
+    assert row["count"] == 8 and "forget_quality" not in row["metrics"]
+    (again,) = rows(run("tofu", *words, "--retrained", "re.json", "--json"))
+    assert again["metrics"]["forget_quality"] == 1.0  # the very same ratios
+    assert 0 < again["metrics"]["model_utility"] < 1
+    assert "--retrained re.json" in again["command"]
+
+
+def test_alpaca_writes_a_file_for_each_strength(run: Run) -> None:
+    Path("e.json").write_text('[{"instruction": "ab", "output": "x", "dataset": "d"}]')
+    words = ("-m", "model.gguf", "-a", "delta", "--data", "e.json", "--max-tokens", "2")
+    assert run("alpaca", *words, "--output", "out.json").exit_code == 0
+    (plain,) = json.loads(Path("out-0.json").read_text())
+    (steered,) = json.loads(Path("out-1.json").read_text())
+    assert plain == {"instruction": "ab", "output": "aa", "generator": "model", "dataset": "d"}
+    assert (steered["output"], steered["generator"]) == ("bb", "model+delta@1")
+    assert run("alpaca", *words, "--alphas", "1", "--output", "one.json").exit_code == 0
+    assert json.loads(Path("one.json").read_text()) == [steered]
+    assert "give --output" in run("alpaca", *words).stderr
+
+
+def test_a_table_names_every_arm_and_metric(run: Run) -> None:
+    shown = run("nll", *NLL).stdout
+    assert all(text in shown for text in ("plain", "steered", "delta 1", "bits per character"))
+
+
+def test_the_page_is_made_of_results_and_logs(run: Run) -> None:
+    pytest.importorskip("matplotlib")
+    rows(run("nll", *NLL, "--output", "r.json", "--json", "--html", "one.html"))
+    Path("log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"note": 1}\n{"step": 2, "loss": 1}\n')
+    done = run("report", "r.json", "--html", "page.html", "--log", "run=log.jsonl")
+    assert (done.output, done.exit_code) == ("", 0)
+    assert "cmc-local eval nll" in Path("one.html").read_text("utf-8")
+    assert "Training" in Path("page.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ((), "nothing to show"),
+        (("none.json",), "none.json cannot be read"),
+        (("held-out.jsonl",), "held-out.jsonl cannot be read"),
+        (("--log", "log.jsonl"), "give a name and a file"),
+        (("--log", "x=none.jsonl"), "none.jsonl cannot be read"),
+    ],
+)
+def test_a_report_of_nothing_is_one_line(run: Run, words: tuple[str, ...], reason: str) -> None:
+    done = run("report", *words, "--html", "page.html")
+    assert done.exit_code in (1, 2) and reason in done.stderr and done.stderr.count("\n") == 1
+    assert not Path("page.html").exists()
+
+
+def test_shifts_of_one_delta_on_two_models_of_one_vocabulary_are_the_same(run: Run) -> None:
+    Path("other.gguf").touch()
+    words = ("-m", "model.gguf", "-m", "other.gguf", "-a", "delta", "--data", "held-out.jsonl")
+    done = run("shifts", *words, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["shifts"]["models"] == ["model", "other"]
+    assert found["shifts"]["cosine"] == [[1.0, 1.0], [1.0, 1.0]]
+    best = max(found["moved"], key=lambda one: one["mean_shift"])
+    assert (best["token"], best["count"]) == ("b", 6)  # three places in each of two models
+    assert "name one with --adapter" in run("shifts", *words[:4], *words[6:]).stderr
