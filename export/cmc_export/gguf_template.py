@@ -98,7 +98,7 @@ class GgufTemplate:
             yield group
 
     def _decode(self, group: Sequence[_Line], found: Tensor) -> None:
-        for sequence in range(len(group)):
+        for sequence in range(TOGETHER):  # all of them: they share the cells
             self._base.clear(sequence)
         for at in range(0, max(len(line.tokens) for line in group), self._most):
             spans, wanted = [], []

@@ -44,7 +44,8 @@ def rows(count: int, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
     for i in range(count):
         end = longest - 3 * (i % 5)
         ids[i, end:], keep[i, end:] = 0, False
-    keep[1] = False
+    keep[1, :] = False
+    keep[0, 2] = True
     return ids, keep
 
 
@@ -54,7 +55,8 @@ def test_it_gives_the_folders_log_probabilities(f32: Path, monkeypatch: Any) -> 
     count = DeltaTokenizer((f32.parent / "tiny" / "tokenizer.json").read_bytes()).vocabulary
     folder = FolderTemplate(f32.parent / "tiny", len(count), device=CPU, dtype=torch.float32)
     template = GgufTemplate(f32, len(count), longest=64, threads=1)
-    for shape in ((9, 18), (3, 60)):
+    # More rows in all than there are cells: each group has to make room for the next.
+    for shape in ((9, 18), (3, 60), (40, 8), (2, 30)):
         ids, keep = rows(*shape)
         expected = folder(ids, keep)
         torch.testing.assert_close(template(ids, keep), expected, atol=2e-3, rtol=0)

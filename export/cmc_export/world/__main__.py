@@ -1,36 +1,54 @@
-"""`python -m cmc_export.world models | ceilings | trials`: makes the small world's models, measures
-what fine-tuning would give, or what other ways of training give. All can be stopped and started.
+"""`python -m cmc_export.world WHAT`: makes the small world's models, or what they are measured by.
+
+    models      everything in models/
+    ceilings    the base models fine-tuned themselves
+    retrained   the base models without the forgotten authors
+    trials      other ways of training `instruct`
+
+All can be stopped and started at will.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection, Sequence
 
 from cmc_export.world.build import make_models
 from cmc_export.world.ceilings import make_ceilings
+from cmc_export.world.retrained import BASES, make_retrained
 from cmc_export.world.trials import TRIALS, run_trials
-from cmc_local.errors import CmcError
+from cmc_local.errors import CmcError, UsageError
 
 
 def main() -> int:
     """Run one of them; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m cmc_export.world", description=__doc__)
-    parser.add_argument("what", choices=("models", "ceilings", "trials"))
-    parser.add_argument("names", nargs="*", choices=(*TRIALS, []), help="trials to run")
+    parser.add_argument("what", choices=("models", "ceilings", "retrained", "trials"))
+    parser.add_argument("names", nargs="*", help="trials or models; all of them without")
     parser.add_argument("--seeds", default="5", help="of trials, as in 5,6,7")
     parser.add_argument("--part", default="validation", choices=("validation", "test"))
     chosen = parser.parse_args()
     try:
         if chosen.what == "trials":
             seeds = [int(seed) for seed in chosen.seeds.split(",")]
+            _known(chosen.names, TRIALS)
             run_trials(chosen.names or [*TRIALS], seeds, chosen.part, _say)
+        elif chosen.what == "retrained":
+            _known(chosen.names, BASES)
+            make_retrained(_say, chosen.names or BASES)
         else:
             {"models": make_models, "ceilings": make_ceilings}[chosen.what](_say)
     except CmcError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _known(names: Sequence[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{name} is not known: choose some of {', '.join(known)}")
 
 
 def _say(line: str) -> None:
