@@ -67,7 +67,7 @@ $(RUNTIME): pyproject.toml constraints.txt $(LLAMA)
 
 $(WORKSHOP): $(RUNTIME)
 	@echo "Installing the workshop and the test tools ..." >&2
-	@$(PIP) -q -e ".[train,dev]" </dev/null >&2
+	@$(PIP) -q -e ".[train,eval,dev]" </dev/null >&2
 	@touch $@
 
 chat: $(RUNTIME)

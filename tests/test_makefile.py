@@ -143,6 +143,11 @@ def test_chat_installs_no_workshop(checkout: Path) -> None:
     assert not any("[train" in call["ARGS"] or "torch" in call["ARGS"] for call in calls(checkout))
 
 
+def test_set_up_installs_the_workshop_the_evaluation_and_the_test_tools(checkout: Path) -> None:
+    make(checkout, "setup")
+    assert calls(checkout)[-1]["ARGS"].endswith("-q -e .[train,eval,dev]")
+
+
 def test_set_up_leaves_stdin_to_the_chat_and_stdout_to_the_answer(checkout: Path) -> None:
     assert make(checkout, "chat", stdin="a question\n") == "answer\na question\n"
 

@@ -22,8 +22,9 @@ LAYERS = (
     {"errors", "processor", "chat_template"},
     {"settings", "bundled", "gguf_header", "onnx_file"},
     {"vocabulary", "prompts"},
-    {"token_map", "adapter", "borders", "delta_tokenizer"},
+    {"token_map", "adapter", "borders", "delta_tokenizer", "conversations"},
     {"control", "mid_token", "shift_source", "alignment", "base_*", "text_stream"},
+    {"tokenizer_from_gguf"},
     {"delta_device", "delta_session", "delta_buffers"},
     {"delta"},
     {"speculation", "pacing"},
@@ -33,15 +34,19 @@ LAYERS = (
     {"layout"},
     {"engine"},
     {"conversation", "replies", "loaded_adapter"},
-    {"batching"},
-    {"steered"},
+    {"batching", "scoring", "proxy"},
+    {"steered", "profiles"},
     {"commands", "evaluate", "server", "integrations", "bench", "__main__"},
 )
 
 ONE_HOME = {"llama_cpp": "base_*.py", "onnxruntime": "delta*.py"}
-WORKSHOP_ONLY = {"torch", "transformers", "onnx", "onnxscript", "accelerate", "gguf", "safetensors"}
+WORKSHOP_ONLY = {
+    *("torch", "transformers", "accelerate", "peft"),
+    *("onnx", "onnxscript", "gguf", "safetensors"),
+}
+EVALUATION = {"matplotlib", "scipy", "rouge_score", "nltk"}  # the extra `eval`
 RIVALS = RUNTIME / "bench" / "stock.py"  # what people write today, with both libraries in hand
-MAY_CALL_THE_WORKSHOP = {"train", "pretrain", "export", "workshop", "bench"}
+MAY_CALL_THE_WORKSHOP = {"train", "pretrain", "finetune", "export", "workshop", "bench"}
 
 RUNTIME_FILES = sorted(RUNTIME.rglob("*.py"))
 ALL_FILES = [*RUNTIME_FILES, *sorted(WORKSHOP.rglob("*.py"))]
@@ -169,7 +174,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-HEAVY = WORKSHOP_ONLY | {"starlette", "rich", "prompt_toolkit", "jinja2"}
+HEAVY = WORKSHOP_ONLY | EVALUATION | {"starlette", "rich", "prompt_toolkit", "jinja2"}
 HEAVY_AT_REST = HEAVY | {"numpy", "llama_cpp", "onnxruntime", "tokenizers", "cmc_export"}
 
 
@@ -185,6 +190,12 @@ HEAVY_AT_REST = HEAVY | {"numpy", "llama_cpp", "onnxruntime", "tokenizers", "cmc
 )
 def test_names_and_help_load_nothing_heavy(statement: str) -> None:
     assert not loaded_by(statement) & HEAVY_AT_REST
+
+
+def test_what_the_evaluation_needs_is_loaded_when_it_is_used() -> None:
+    evaluation = sorted((RUNTIME / "evaluate").glob("[!_]*.py"))
+    names = [f"cmc_local.evaluate.{path.stem}" for path in evaluation]
+    assert not loaded_by(f"import cmc_local.commands.eval, {', '.join(names)}") & EVALUATION
 
 
 def test_the_model_class_loads_neither_workshop_nor_terminal() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -24,12 +24,13 @@ def command(limit: int, control: Any) -> None:
     """See it work on the bundled models: one delta, three models, two vocabularies."""
     from rich.console import Console
 
-    from cmc_local.commands.world_table import load_bundled, print_table, run_examination
+    from cmc_local.commands.world_table import examined, load_bundled, print_table, report
+    from cmc_local.evaluate.journal import Journal
     from cmc_local.evaluate.world import GREEDY, examination, read_questions
 
     console = Console(highlight=False)
-    questions = bundled.world("questions.jsonl")
-    what = examination(read_questions(questions))
+    questions = read_questions(bundled.world("questions.jsonl"))
+    what = examination(questions)
     shown = [*what.test[:: len(what.test) // 2 + 1], what.forgotten[0]]
     for name in bundled.BASES:
         with load_bundled(name, control) as model:
@@ -46,9 +47,9 @@ def command(limit: int, control: Any) -> None:
                     shown_text = _one_line(text, console.width - 15)
                     console.print(f"    {arm:<9} {shown_text}", markup=False)
     console.print()
-    print_table(
-        run_examination(questions, limit=limit, control=control, progress=sys.stderr.isatty())
-    )
+    some = examination(questions, limit)
+    load = partial(load_bundled, control=control)
+    print_table(report(list(examined(some, load, Journal(None, {}))), some))
     console.print("The whole examination: cmc-local eval world", markup=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ from cmc_local.commands import eval_options, eval_rows
 from cmc_local.commands.eval_rows import Findings, Task, Values
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.alpaca import outputs, read_instructions
-from cmc_local.evaluate.answering import answers, lengths
+from cmc_local.evaluate.answering import lengths
 from cmc_local.evaluate.journal import fingerprint
 from cmc_local.evaluate.results import ResultRow, Strength, spread
 from cmc_local.evaluate.whole_file import write_json
@@ -37,13 +36,7 @@ def alpaca(setup: eval_options.Setup, data: Path, limit: int | None, sampling: S
     found: list[list[str]] = []
 
     def measure(model: SteeredModel, strength: Strength, values: Values) -> Findings:
-        work = partial(
-            answers,
-            model,
-            sampling=sampling,
-            alphas=strength.alphas,
-            base_prompt=setup.base_prompt,
-        )
+        work = eval_rows.writing(model, strength, sampling, setup.base_prompt)
         replies = values("replies", [entry["instruction"] for entry in entries], work)
         found.append([one["reply"] for one in replies])
         return Findings(lengths(replies))

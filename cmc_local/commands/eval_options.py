@@ -1,4 +1,4 @@
-"""The options that `cmc-local eval nll`, `rouge`, `tofu` and `alpaca` share, and what they become.
+"""The options that `cmc-local eval nll`, `rouge`, `tofu`, `world` and `alpaca` share.
 
 @click.command("nll", cls=Recorded)
 @limit
@@ -60,7 +60,12 @@ class Setup:
     def row_command(self, task: str, alpha: float | None) -> str:
         """The command line that makes one row; alpha None leaves the adapters' own strengths."""
         chosen = [] if alpha is None else ["--alphas", f"{alpha:.12g}"]
-        return shlex.join(["cmc-local", "eval", task, *_without(self.words), *chosen])
+        return shlex.join(["cmc-local", "eval", task, *self.measured_words, *chosen])
+
+    @property
+    def measured_words(self) -> list[str]:
+        """The words that say what is measured: neither which rows are made nor where they go."""
+        return _without(self.words)
 
 
 class Recorded(click.Command):

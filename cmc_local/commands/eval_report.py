@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cmc_local.errors import DataError, UsageError
+from cmc_local.errors import UsageError
+from cmc_local.evaluate.records import read_records
 from cmc_local.evaluate.results import FORMAT, read_results
 
 
@@ -39,20 +39,5 @@ def _curve(text: str) -> dict[str, Any]:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a training log that have a step; DataError names a line that is no JSON."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give a run's log.jsonl") from None
-    points = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            point = json.loads(line)
-        except (ValueError, RecursionError):
-            point = None
-        if not isinstance(point, dict):
-            raise DataError(f"{path}:{number}: expected one JSON object: give a run's log.jsonl")
-        if "step" in point:
-            points.append(point)
-    return points
+    records = read_records(path, "a run's log.jsonl")
+    return [record for _, record in records if "step" in record]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import click
@@ -11,7 +10,7 @@ import click
 from cmc_local.commands import eval_options, eval_rows
 from cmc_local.commands.eval_rows import Findings, Task, Values
 from cmc_local.conversations import read_conversations
-from cmc_local.evaluate.answering import answers, lengths, rouge_means
+from cmc_local.evaluate.answering import lengths, rouge_means
 from cmc_local.evaluate.journal import fingerprint
 from cmc_local.evaluate.results import Strength, spread
 from cmc_local.settings import Sampling
@@ -29,13 +28,7 @@ def rouge(setup: eval_options.Setup, data: Path, limit: int | None, sampling: Sa
     prompts, references = [talk[:-1] for talk in talks], [talk[-1]["content"] for talk in talks]
 
     def measure(model: SteeredModel, strength: Strength, values: Values) -> Findings:
-        work = partial(
-            answers,
-            model,
-            sampling=sampling,
-            alphas=strength.alphas,
-            base_prompt=setup.base_prompt,
-        )
+        work = eval_rows.writing(model, strength, sampling, setup.base_prompt)
         replies = values("replies", prompts, work)
         return Findings({**rouge_means(references, replies), **lengths(replies)})
 

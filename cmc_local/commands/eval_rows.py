@@ -14,11 +14,14 @@ import click
 from cmc_local.commands import loading
 from cmc_local.commands.eval_options import Setup
 from cmc_local.commands.progress import progress
+from cmc_local.conversation import BasePrompt
 from cmc_local.errors import UsageError
+from cmc_local.evaluate.answering import answers
 from cmc_local.evaluate.journal import Journal, Told, Value, Work, fingerprint, journal_path
 from cmc_local.evaluate.results import ResultRow, Strength, document, strengths
 from cmc_local.evaluate.whole_file import write_json
-from cmc_local.steered import SteeredModel
+from cmc_local.settings import Sampling
+from cmc_local.steered import Prompt, SteeredModel
 
 Values = Callable[[str, Sequence[Any], Work[Any]], list[Value]]
 
@@ -50,7 +53,7 @@ class Task:
 def run(setup: Setup, task: Task) -> list[ResultRow]:
     """A row for each strength; what the journal of `setup.output` holds is not done again."""
     with (
-        Journal(_journal_file(setup.output), _settings(setup, task)) as journal,
+        Journal(journal_file(setup.output), settings(setup, task)) as journal,
         loading.steered(
             setup.gguf,
             setup.adapters,
@@ -66,7 +69,7 @@ def run(setup: Setup, task: Task) -> list[ResultRow]:
         rows: list[ResultRow] = []
         with progress(len(chosen) * task.steps, task.name) as told:
             for strength in chosen:
-                values = partial(_values, journal, strength, told)
+                values = partial(kept_values, journal, strength.key, told)
                 rows.append(
                     _row(setup, task, strength, model, task.measure(model, strength, values))
                 )
@@ -77,15 +80,27 @@ def run(setup: Setup, task: Task) -> list[ResultRow]:
 
 def show(setup: Setup, rows: Sequence[ResultRow]) -> None:
     """Print the rows, as JSON or as a table, and write the page that was asked for."""
-    results = document(rows)
     if setup.html is not None:
-        from cmc_local.evaluate.report import write_page
-
-        write_page(setup.html, [results], title=f"{rows[0].model}: {rows[0].task}")
+        write_html(setup.html, rows, title=f"{rows[0].model}: {rows[0].task}")
     if setup.as_json:
-        click.echo(json.dumps(results))
+        click.echo(json.dumps(document(rows)))
     else:
         print_rows(rows)
+
+
+def write_html(path: Path, rows: Sequence[ResultRow], title: str) -> None:
+    """The page of these rows."""
+    from cmc_local.evaluate.report import write_page
+
+    write_page(path, [document(rows)], title=title)
+
+
+def writing(
+    model: SteeredModel, strength: Strength, sampling: Sampling, base_prompt: BasePrompt | None
+) -> Work[Prompt]:
+    """What writes a reply to each prompt."""
+    alphas = strength.alphas
+    return partial(answers, model, sampling=sampling, alphas=alphas, base_prompt=base_prompt)
 
 
 def print_rows(rows: Sequence[ResultRow]) -> None:
@@ -111,15 +126,11 @@ def _heading(row: ResultRow) -> str:
     return f"{row.arm}\n{row.adapter}" + ("" if row.alpha is None else f" {row.alpha:g}")
 
 
-def _values(
-    journal: Journal,
-    strength: Strength,
-    told: Told,
-    part: str,
-    items: Sequence[Any],
-    work: Work[Any],
+def kept_values(
+    journal: Journal, row: str, told: Told, part: str, items: Sequence[Any], work: Work[Any]
 ) -> list[Value]:
-    return journal.values(f"{strength.key}: {part}", items, work, told)
+    """The journal's values of a part of a row; without its first three arguments a `Values`."""
+    return journal.values(f"{row}: {part}", items, work, told)
 
 
 def _strengths(setup: Setup, own: Mapping[str, float]) -> list[Strength]:
@@ -154,7 +165,7 @@ def _usual_arm(setup: Setup, strength: Strength) -> str:
     return "+".join(parts) or "plain"
 
 
-def _journal_file(output: Path | None) -> Path | None:
+def journal_file(output: Path | None) -> Path | None:
     """Where the journal is; results that have none are not written over."""
     if output is None:
         return None
@@ -167,7 +178,7 @@ def _journal_file(output: Path | None) -> Path | None:
     return path
 
 
-def _settings(setup: Setup, task: Task) -> dict[str, Any]:
+def settings(setup: Setup, task: Task) -> dict[str, Any]:
     """What the journal's values depend on; strengths are told apart within it."""
     return {
         "task": task.name,

@@ -1,76 +1,177 @@
-"""Runs the small world's examination over the bundled models, and draws its table.
+"""The bundled models on the small world: their rows, their report, its tables.
 
 What `cmc-local eval world` and `cmc-local demo` share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from cmc_local import adapter, bundled
+from cmc_local.commands import loading
+from cmc_local.commands.eval_rows import Findings, Values, kept_values, writing
+from cmc_local.commands.options import AdapterChoice, Devices
+from cmc_local.commands.progress import progress
+from cmc_local.conversation import BasePrompt
 from cmc_local.evaluate import delta_alone
+from cmc_local.evaluate.journal import Journal, fingerprint
+from cmc_local.evaluate.results import ResultRow, Strength
 from cmc_local.evaluate.world import (
+    GREEDY,
     Examination,
     Rates,
     ceilings,
-    examination,
-    examine,
     gap_closed,
+    metrics,
     rates,
-    read_questions,
 )
 from cmc_local.settings import Control, Limits
 from cmc_local.steered import SteeredModel
 
-CONTEXT = 256
+CONTEXT: Final = 256
 """Enough for one question and its answer."""
+PARALLEL: Final = 4
+_ARMS: Final = (
+    # adapters that act -> the words that load them; forgetting comes alone and on top
+    ((), ("--adapter", "instruct:0", "--arm", "plain")),
+    (("instruct",), ("--adapter", "instruct", "--arm", "steered")),
+    (("instruct", "forget"), ("--adapter", "instruct", "--adapter", "forget", "--arm", "steered")),
+    (("forget",), ("--adapter", "instruct:0", "--adapter", "forget", "--arm", "steered")),
+)
 
 
-def load_bundled(name: str, control: Control) -> SteeredModel:
+def load_bundled(
+    name: str,
+    control: Control,
+    limits: Limits | None = None,
+    devices: Devices | None = None,
+) -> SteeredModel:
     """A bundled base model with both bundled adapters."""
-    both = [bundled.adapter(one) for one in bundled.ADAPTERS]
-    return SteeredModel.load(
-        bundled.base(name), both, control=control, limits=Limits(context=CONTEXT)
+    return loading.steered(
+        bundled.base(name),
+        [AdapterChoice(bundled.adapter(one)) for one in bundled.ADAPTERS],
+        control=control,
+        limits=limits or Limits(context=CONTEXT, parallel=PARALLEL),
+        devices=devices or Devices(),
+        profile=False,
     )
 
 
-def run_examination(
-    questions: Path, *, limit: int | None, control: Control, progress: bool
-) -> dict[str, Any]:
-    """The report that `cmc-local eval world --json` prints."""
-    what = examination(read_questions(questions), limit)
-    known = ceilings(bundled.folder() / "world/ceilings.jsonl", what)
-    rows, forget = [], {}
-    with _bar(what.count * len(bundled.BASES), progress) as told:
-        for name in bundled.BASES:
-            with load_bundled(name, control) as model:
-                row = examine(model, what, "instruct", "forget", told)
-                tokens = len(model.base.vocabulary)
-            forget[name] = row.pop("forget")
-            rows.append(_with_ceiling(name, tokens, row, known.get(name)))
+def measure(
+    what: Examination,
+    model: SteeredModel,
+    strength: Strength,
+    values: Values,
+    *,
+    base_prompt: BasePrompt | None = None,
+) -> Findings:
+    """The metrics of a model at a strength."""
+    work = writing(model, strength, GREEDY, base_prompt)
+    replies, forgotten = (
+        [one["reply"] for one in values(name, [one.question for one in asked], work)]
+        for name, asked in (("questions", what.test), ("forgotten", what.forgotten))
+    )
+    return Findings(metrics(what, replies, forgotten))
+
+
+def fingerprints() -> dict[str, Any]:
+    """What a journal knows the bundled models by."""
     return {
-        "models": rows,
+        "model": [fingerprint(bundled.base(name)) for name in bundled.BASES],
+        "adapters": [fingerprint(bundled.adapter(a) / "adapter.json") for a in bundled.ADAPTERS],
+    }
+
+
+def examined(
+    what: Examination,
+    load: Callable[[str], SteeredModel],
+    journal: Journal,
+    words: Sequence[str] = (),
+) -> Iterator[ResultRow]:
+    """The rows of each bundled model: plain, `instruct`, `forget` on top and alone, fine-tuned.
+
+    `words` are those of the command line that say what is asked, for the rows' own commands.
+    """
+    command = ("cmc-local", "eval", "world")
+    tops = ceilings(bundled.folder() / "world/ceilings.jsonl", what)
+    with progress(what.count * len(_ARMS) * len(bundled.BASES), "questions") as told:
+        for name in bundled.BASES:
+            with load(name) as model:
+                size, own = len(model.base.vocabulary), dict(model.alphas)
+                for acting, chosen in _ARMS:
+                    strength = Strength({one: own[one] if one in acting else 0.0 for one in own})
+                    values = partial(kept_values, journal, f"{name}: {strength.key}", told)
+                    yield ResultRow(
+                        task="world",
+                        model=name,
+                        vocabulary=size,
+                        arm=chosen[-1],
+                        adapter=strength.adapter,
+                        alpha=strength.alpha,
+                        metrics=measure(what, model, strength, values).metrics,
+                        count=len(what.test),
+                        command=shlex.join([*command, "--gguf", name, *chosen, *words]),
+                    )
+            if (top := tops.get(name)) is not None:
+                yield ResultRow(
+                    task="world",
+                    model=name,
+                    vocabulary=size,
+                    arm="finetuned",
+                    adapter=None,
+                    alpha=None,
+                    metrics={"exact": top.exact, "fact": top.fact},
+                    count=top.count,
+                    command=shlex.join([*command, *words]),
+                )
+
+
+def report(rows: Sequence[ResultRow], what: Examination) -> dict[str, Any]:
+    """What the tables show, from the rows of `examined` and a look at the delta alone."""
+    found = {(row.model, row.arm, row.adapter): row for row in rows}
+    models, forget = [], {}
+    for name in bundled.BASES:
+        plain, steered = found[name, "plain", None], found[name, "steered", "instruct"]
+        both, alone = found[name, "steered", "instruct+forget"], found[name, "steered", "forget"]
+        finetuned = found.get((name, "finetuned", None))
+        top = None if finetuned is None else finetuned.metrics["exact"]
+        models.append(
+            {
+                "name": name,
+                "vocabulary": plain.vocabulary,
+                "plain": _shares(plain),
+                "steered": _shares(steered),
+                "finetuned": None if finetuned is None else _shares(finetuned),
+                "gap_closed": gap_closed(plain.metrics["exact"], steered.metrics["exact"], top),
+            }
+        )
+        forget[name] = {
+            "forgotten": _before_after("forgotten_fact", steered, both),
+            "kept": _before_after("kept_fact", steered, both),
+            "exact_kept": _before_after("exact", steered, both),
+            "alone": {
+                "forgotten": alone.metrics["forgotten_fact"],
+                "kept": alone.metrics["kept_fact"],
+            },
+        }
+    return {
+        "models": models,
         "forget": forget,
         "delta_alone": asdict(_alone(what)),
         "questions": {"test": len(what.test), "forgotten": len(what.forgotten)},
     }
 
 
-def _with_ceiling(
-    name: str, vocabulary: int, row: dict[str, Any], ceiling: Rates | None
-) -> dict[str, Any]:
-    top = ceiling.exact if ceiling else None
-    return {
-        "name": name,
-        "vocabulary": vocabulary,
-        **row,
-        "finetuned": asdict(ceiling) if ceiling else None,
-        "gap_closed": gap_closed(row["plain"]["exact"], row["steered"]["exact"], top),
-    }
+def _shares(row: ResultRow) -> dict[str, Any]:
+    return {"exact": row.metrics["exact"], "fact": row.metrics["fact"], "count": row.count}
+
+
+def _before_after(metric: str, before: ResultRow, after: ResultRow) -> dict[str, float]:
+    return {"before": before.metrics[metric], "after": after.metrics[metric]}
 
 
 def _alone(what: Examination) -> Rates:
@@ -86,7 +187,7 @@ def print_table(report: dict[str, Any]) -> None:
 
     console = Console()
     counts = report["questions"]
-    answers = Table(title=f"Answers to {counts['test']} test questions (exact / right fact)")
+    answers = Table(title=f"Answers to {counts['test']} questions (exact / right fact)")
     for column in ("model", "tokens", "plain", "steered", "fine-tuned", "gap closed"):
         answers.add_column(column, justify="left" if column == "model" else "right")
     for row in report["models"]:
@@ -107,17 +208,3 @@ def print_table(report: dict[str, Any]) -> None:
 
 def _pair(shares: dict[str, Any] | None) -> str:
     return "-" if shares is None else f"{shares['exact']:.2f} / {shares['fact']:.2f}"
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, or nothing."""
-    if not shown:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("questions", total=total)
-        yield lambda: bar.advance(task)

@@ -11,7 +11,6 @@ docstrings say where. Knows two callables, `score` and `reply`; nothing of model
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from statistics import fmean, harmonic_mean
 from typing import Any
 
 from cmc_local.errors import DataError, InputError, MissingExtra
+from cmc_local.evaluate.records import read_records
 from cmc_local.evaluate.rouge import rouge_l_recall
 
 Score = Callable[[list[tuple[str, str]]], list[tuple[float, int]]]
@@ -136,7 +136,7 @@ def read_items(path: Path) -> list[Item]:
     absent, as for real authors and world facts, the answer stands for it.
     """
     items = []
-    for where, record in _records(path):
+    for where, record in read_records(path):
         question, answer = _text(record, "question", where), _text(record, "answer", where)
         paraphrase = answer
         if "paraphrased_answer" in record:
@@ -247,24 +247,6 @@ def _means(
     measures: SetMeasures, probability: Sequence[float], truth: Callable[[float], float]
 ) -> Means:
     return Means(fmean(measures.rouge), fmean(probability), fmean(map(truth, measures.truth_ratio)))
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's object, after "file:line" for messages."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give a JSON lines file") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}:{number}: expected one JSON object")
-        yield f"{path}:{number}", record
 
 
 def _text(record: dict[str, Any], name: str, where: str) -> str:

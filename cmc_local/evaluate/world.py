@@ -1,6 +1,6 @@
-"""The small world's examination: exact answers and right facts, plain and steered, model by model.
+"""The small world's examination: exact answers and right facts of a model at a strength.
 
-    questions.jsonl --> answers(model, alphas) --> Rates --> table
+    questions.jsonl --> answers(model, alphas) --> Rates --> metrics of a row
     ceilings.jsonl  --> (predictions of each model fine-tuned on the same data) --^
 
 Greedy throughout. Knows SteeredModel and files of questions; nothing of training.
@@ -8,23 +8,24 @@ Greedy throughout. Knows SteeredModel and files of questions; nothing of trainin
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal, get_args
 
 from cmc_local.errors import DataError
+from cmc_local.evaluate import answering
+from cmc_local.evaluate.records import read_records
 from cmc_local.settings import Sampling
-from cmc_local.steered import SteeredModel
+from cmc_local.steered import Alphas, SteeredModel
+
+Part = Literal["test", "validation"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 GREEDY = Sampling(temperature=0.0, max_tokens=40)
 MIN_CEILING = 0.3
 """How far above the plain model a ceiling must be for a gap to mean anything."""
-
-Told = Callable[[], None]
-"""Called after each question, for a progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,40 +63,38 @@ class Examination:
 
     @property
     def count(self) -> int:
-        """How many replies `examine` asks of each model."""
-        return 4 * len(self.test) + 3 * len(self.forgotten)
+        """How many replies a row takes."""
+        return len(self.test) + len(self.forgotten)
 
 
 def read_questions(path: Path) -> list[Question]:
     """The questions of a JSONL file; DataError names a line that is none."""
     names = {field.name for field in fields(Question)}
     questions = []
-    for number, record in _records(path):
+    for where, record in read_records(path):
         if not names <= record.keys():
-            raise DataError(f"{path}:{number}: expected the fields {', '.join(sorted(names))}")
+            raise DataError(f"{where}: expected the fields {', '.join(sorted(names))}")
         questions.append(Question(**{name: record[name] for name in names}))
     return questions
 
 
-def examination(questions: Iterable[Question], limit: int | None = None) -> Examination:
-    """The test questions and the forgotten authors' ones; `limit` draws that many of each."""
+def examination(
+    questions: Iterable[Question], limit: int | None = None, part: Part = "test"
+) -> Examination:
+    """The questions of one part and the forgotten authors' ones; `limit` draws that many of each.
+
+    In either part the forgotten authors are all of them.
+    """
     every = list(questions)
-    test = [q for q in every if q.part == "test" and not q.forgotten]
+    test = [q for q in every if q.part == part and not q.forgotten]
     return Examination(_draw(test, limit), _draw([q for q in every if q.forgotten], limit))
 
 
-def answers(
-    model: SteeredModel,
-    questions: Sequence[Question],
-    alphas: Mapping[str, float] | float,
-    told: Told = lambda: None,
-) -> list[str]:
+def answers(model: SteeredModel, questions: Sequence[Question], alphas: Alphas) -> list[str]:
     """The model's greedy reply to each question, alone in its conversation."""
-    replies = []
-    for one in questions:
-        replies.append(model.generate(one.question, GREEDY, alphas=alphas).text.strip())
-        told()
-    return replies
+    asked = [one.question for one in questions]
+    found = answering.answers(model, asked, GREEDY, alphas=alphas, base_prompt=None)
+    return [one["reply"] for one in found]
 
 
 def rates(questions: Sequence[Question], replies: Sequence[str]) -> Rates:
@@ -117,35 +116,19 @@ def gap_closed(plain: float, steered: float, ceiling: float | None) -> float | N
     return round((steered - plain) / (ceiling - plain), 4)
 
 
-def examine(
-    model: SteeredModel, what: Examination, instruct: str, forget: str, told: Told = lambda: None
-) -> dict[str, Any]:
-    """One base model's row: plain and steered rates, and what `forget` does alone and on top.
+def metrics(
+    what: Examination, replies: Sequence[str], forgotten_replies: Sequence[str]
+) -> dict[str, float]:
+    """A row's shares: `exact` and `fact` of the test questions; `forgotten_fact` of the others.
 
-    `instruct` and `forget` are the adapters' names in `model`; each acts with its own alpha.
+    `kept_fact` is `fact` by the name that stands beside `forgotten_fact`.
     """
-    own = dict(model.alphas)
-    off = dict.fromkeys(own, 0.0)
-    only_instruct, only_forget = {**own, forget: 0.0}, {**own, instruct: 0.0}
-
-    def measured(questions: Sequence[Question], alphas: Mapping[str, float]) -> Rates:
-        return rates(questions, answers(model, questions, alphas, told))
-
-    steered = measured(what.test, only_instruct)
-    kept_after = measured(what.test, own)
-    before, after = measured(what.forgotten, only_instruct), measured(what.forgotten, own)
+    kept, forgotten = rates(what.test, replies), rates(what.forgotten, forgotten_replies)
     return {
-        "plain": asdict(measured(what.test, off)),
-        "steered": asdict(steered),
-        "forget": {
-            "forgotten": {"before": before.fact, "after": after.fact},
-            "kept": {"before": steered.fact, "after": kept_after.fact},
-            "exact_kept": {"before": steered.exact, "after": kept_after.exact},
-            "alone": {
-                "forgotten": measured(what.forgotten, only_forget).fact,
-                "kept": measured(what.test, only_forget).fact,
-            },
-        },
+        "exact": kept.exact,
+        "fact": kept.fact,
+        "forgotten_fact": forgotten.fact,
+        "kept_fact": kept.fact,
     }
 
 
@@ -157,11 +140,11 @@ def ceilings(path: Path, what: Examination) -> dict[str, Rates]:
     if not path.is_file():
         return {}
     predictions: dict[str, dict[str, str]] = {}
-    for number, record in _records(path):
+    for where, record in read_records(path):
         try:
             predictions.setdefault(record["model"], {})[record["question"]] = record["prediction"]
         except KeyError as error:
-            raise DataError(f"{path}:{number}: the field {error} is missing") from None
+            raise DataError(f"{where}: the field {error} is missing") from None
     found = {}
     for name, by_question in predictions.items():
         replies = [by_question.get(q.question) for q in what.test]
@@ -169,23 +152,6 @@ def ceilings(path: Path, what: Examination) -> dict[str, Rates]:
         if len(complete) == len(replies):
             found[name] = rates(what.test, complete)
     return found
-
-
-def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give a JSONL file") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}:{number}: expected one JSON object")
-        yield number, record
 
 
 def _draw(questions: Sequence[Question], limit: int | None) -> tuple[Question, ...]:

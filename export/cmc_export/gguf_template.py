@@ -61,7 +61,6 @@ class GgufTemplate:
             sequences=TOGETHER,
             threads=threads,
             gpu_layers=gpu_layers,
-            kv_type="f32",  # a cache of so few cells costs nothing
         )
 
     def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
