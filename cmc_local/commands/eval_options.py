@@ -92,7 +92,7 @@ def measured(function: Callable[..., None]) -> Callable[..., None]:
             options.adapters,
             options.proxies,
             options.loras,
-            click.option("--alphas", metavar="A,B,...", callback=_alphas,
+            click.option("--alphas", metavar="A,B,...", callback=strengths,
                          help="A row for each strength, 0 the plain base; else 0 and the own."),
             options.base_prompt,
             click.option("--name", metavar="TEXT", help="The model's name in the table."),
@@ -156,9 +156,10 @@ def _without(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _alphas(
+def strengths(
     _ctx: click.Context, _option: click.Parameter, text: str | None
 ) -> tuple[float, ...] | None:
+    """The numbers of `--alphas`, each once; UsageError where they are none."""
     if text is None:
         return None
     try:
@@ -166,5 +167,5 @@ def _alphas(
     except ValueError:
         found = ()
     if not found or not all(map(math.isfinite, found)):
-        raise UsageError(f"--alphas {text!r}: give numbers, as in --alphas 0,0.5,1")
+        raise UsageError(f"--alphas {text}: give numbers with commas between, as in 0,0.5,1")
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import click
 
 from cmc_local.commands import eval_options, loading, options
 from cmc_local.conversation import BasePrompt
-from cmc_local.conversations import read_conversations
+from cmc_local.conversations import Conversation, read_conversations
 from cmc_local.errors import UsageError
 from cmc_local.evaluate import shifts as measured
 from cmc_local.evaluate.results import FORMAT, spread
@@ -22,10 +22,36 @@ from cmc_local.settings import Control, Limits
 from cmc_local.steered import SteeredModel
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A model that its adapters shift, or a plain model and the same one fine-tuned."""
+
+    gguf: Path
+    finetuned: Path | None = None
+
+
+def _pairs(
+    _ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[Column, ...]:
+    found = []
+    for text in texts:
+        plain, _, finetuned = text.partition(",")
+        if not (plain.strip() and finetuned.strip()):
+            raise UsageError(
+                f"--pair {text}: give two GGUF files with a comma between them, the plain model "
+                "and the same model fine-tuned, as in --pair plain.gguf,finetuned.gguf"
+            )
+        found.append(Column(options.gguf_path(plain), options.gguf_path(finetuned)))
+    return tuple(found)
+
+
 @click.command("shifts")
-@click.option("--gguf", "-m", "ggufs", metavar="FILE", multiple=True, required=True,
+@click.option("--gguf", "-m", "ggufs", metavar="FILE", multiple=True,
               callback=lambda _ctx, _option, texts: tuple(map(options.gguf_path, texts)),
-              help="A base model; repeatable.")  # fmt: skip
+              help="A base model that the adapters shift; repeatable.")  # fmt: skip
+@click.option("--pair", "pairs", metavar="PLAIN,FINETUNED", multiple=True, callback=_pairs,
+              help="What fine-tuning shifts: two GGUF files of one model; repeatable.",
+              )  # fmt: skip
 @options.adapters
 @eval_options.data("Answers whose places are looked at, JSON or JSONL.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True,
@@ -39,6 +65,7 @@ from cmc_local.steered import SteeredModel
 @options.json_output
 def shifts(
     ggufs: tuple[Path, ...],
+    pairs: tuple[Column, ...],
     adapters: tuple[options.AdapterChoice, ...],
     data: Path,
     limit: int,
@@ -51,43 +78,90 @@ def shifts(
 ) -> None:
     """How alike a delta's shifts are on several models, and which tokens it moves most.
 
+    With --pair, how alike fine-tuning shifts models: the logits of each fine-tuned model minus the
+    plain one's; an adapter's shift on the first plain model (or on each --gguf) is compared too.
+
     Cosine over the tokens that two models share, and the Sinkhorn distance between their likeliest
     tokens, at up to 200 places of the answers where a token begins in every model.
     """
     talks = spread(read_conversations([data]), limit)
+    columns = _columns(ggufs, pairs, adapters)
 
-    @contextmanager
-    def loaded(gguf: Path) -> Iterator[SteeredModel]:
-        with loading.steered(
-            gguf, adapters, control=control, limits=limits, devices=devices, profile=False
-        ) as model:
-            if not any(model.alphas.values()):
-                raise UsageError("no adapter moves anything: name one with --adapter")
-            yield model
+    def load(gguf: Path, plain: Path) -> SteeredModel:
+        # A pair's adapters do not act, but both models are asked in the adapter's form.
+        chosen = adapters or loading.default_adapters(plain)
+        return loading.steered(
+            gguf, chosen, control=control, limits=limits, devices=devices, profile=False
+        )
 
-    every = []
-    for gguf in ggufs:
-        with loaded(gguf) as model:
-            every.append(measured.token_places(model, talks, base_prompt))
-    places = measured.shared_places(every)
-    if not places:
-        raise UsageError("the models share no place in these answers: give more of them")
-    rows: dict[str, Shifts] = {}
-    for gguf in ggufs:
-        with loaded(gguf) as model:
-            rows[_name(gguf, rows)] = measured.shifts_at(model, talks, places, base_prompt)
-    results = {"format": FORMAT, "shifts": similarities(rows), "moved": measured.moved(rows)}
+    places, rows = _measure(columns, talks, load, base_prompt)
+    deltas = {name: row for name, row in rows.items() if columns[name].finetuned is None}
+    results = {
+        "format": FORMAT,
+        "shifts": similarities(rows),
+        "moved": measured.moved(deltas or rows),
+    }
     if output is not None:
         write_json(output, results)
     if as_json:
         click.echo(json.dumps(results))
     elif output is None:
-        _print(results, len(places))
+        _print(results, places)
 
 
-def _name(gguf: Path, taken: dict[str, Any]) -> str:
+def _measure(
+    columns: Mapping[str, Column],
+    talks: Sequence[Conversation],
+    load: Callable[[Path, Path], SteeredModel],
+    base_prompt: BasePrompt | None,
+) -> tuple[int, dict[str, Shifts]]:
+    """How many places all models share, and each one's shifts there, one model or pair at a time.
+
+    `load` takes a file, and the plain one whose adapters ask it.
+    """
+    every = []
+    for one in columns.values():
+        with load(one.finetuned or one.gguf, one.gguf) as model:
+            if one.finetuned is None and not any(model.alphas.values()):
+                raise UsageError("no adapter moves anything: name one with --adapter")
+            every.append(measured.token_places(model, talks, base_prompt))
+    places = measured.shared_places(every)
+    if not places:
+        raise UsageError("the models share no place in these answers: give more of them")
+    rows: dict[str, Shifts] = {}
+    for name, one in columns.items():
+        with load(one.gguf, one.gguf) as model:
+            if one.finetuned is None:
+                rows[name] = measured.shifts_at(model, talks, places, base_prompt)
+            else:
+                with load(one.finetuned, one.gguf) as tuned:
+                    rows[name] = measured.pair_shifts_at(model, tuned, talks, places, base_prompt)
+    return len(places), rows
+
+
+def _columns(
+    ggufs: tuple[Path, ...],
+    pairs: tuple[Column, ...],
+    adapters: tuple[options.AdapterChoice, ...],
+) -> dict[str, Column]:
+    """What is compared, by name; an adapter is tried on the first pair's plain model by default."""
+    if not (ggufs or pairs):
+        raise UsageError("there is no model: give --gguf FILE, or --pair PLAIN,FINETUNED")
+    columns: dict[str, Column] = {}
+    if adapters and not ggufs:
+        ggufs = (pairs[0].gguf,)
+    acting = "".join(f" + {one.path.name}" for one in adapters) if pairs else ""
+    for gguf in ggufs:
+        columns[_name(gguf, columns, acting)] = Column(gguf)
+    for pair in pairs:
+        columns[_name(pair.finetuned or pair.gguf, columns)] = pair
+    return columns
+
+
+def _name(gguf: Path, taken: dict[str, Any], acting: str = "") -> str:
     """The file's stem; of two files with one stem the second is told by its path."""
-    return gguf.stem if gguf.stem not in taken else str(gguf)
+    name = gguf.stem + acting
+    return name if name not in taken else str(gguf) + acting
 
 
 def _print(results: dict[str, Any], places: int) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from cmc_local import profiles
-from cmc_local.commands import loading, options
+from cmc_local.commands import eval_options, loading, options
 from cmc_local.commands.progress import progress
 from cmc_local.conversation import BasePrompt
 from cmc_local.conversations import Conversation, read_conversations
@@ -21,39 +20,17 @@ from cmc_local.settings import Control, Limits
 from cmc_local.steered import SteeredModel
 
 
-def _numbers(
-    _ctx: click.Context, _option: click.Parameter, text: str | None
-) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = (math.nan,)
-    if not all(map(math.isfinite, found)):
-        raise UsageError(f"--alphas {text}: give numbers with commas between, as in 0,0.5,1")
-    return found
-
-
 @click.command()
 @options.gguf
 @options.adapters
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    required=True,
-    help="Held-out answers, JSON or JSONL: question/answer, instruction/output, messages, ...",
-)
+@eval_options.data("Held-out answers, JSON or JSONL: question/answer, messages, ...")
 @click.option(
     "--alphas",
     metavar="A,B,...",
-    callback=_numbers,
+    callback=eval_options.strengths,
     help="Strengths to try; else 0 to 1.5, then finer ones around the best.",
 )
-@click.option(
-    "--limit", type=click.IntRange(1), help="Only that many, evenly spread over the data."
-)
+@eval_options.limit
 @options.base_prompt
 @options.control
 @options.limits

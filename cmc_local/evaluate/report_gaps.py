@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cmc_local.errors import DataError
+from cmc_local.evaluate.results import FORMAT
 
-FORMAT: Final = 1
 PLAIN: Final = "plain"
 FINETUNED: Final = "finetuned"
 STEERED: Final = "steered"
 
 HEADLINES: Final[Mapping[str, tuple[str, ...]]] = {
     "nll": ("nll",),
-    "rouge": ("rouge_l", "rouge_l_f1"),
+    "rouge": ("rouge_l_f1",),
     "tofu": ("forget_quality", "forget_truth_ratio", "model_utility"),
     "world": ("exact",),
-    "alpaca": ("win_rate",),
+    "alpaca": ("characters",),
 }
 """What a task is shown and plotted by; every other metric stands in the full table."""
 
@@ -36,21 +36,33 @@ UTILITY: Final = "model_utility"
 
 _NAMES: Final[Mapping[str, str]] = {
     "nll": "NLL",
-    "rouge_l": "ROUGE-L",
     "rouge_l_f1": "ROUGE-L F1",
     "rouge_l_recall": "ROUGE-L recall",
 }
-_LOWER: Final = {
-    *("nll", "bits_per_character", "perplexity", "cut_off"),
-    *("forget_rouge", "forget_probability"),  # what a model still says of what it is to forget
+_LOWER: Final = (
+    *("nll", "bits_per_character", "cut_off"),
+    # What a model still says of what it is to forget.
+    *("forget_rouge", "forget_probability", "forgotten_fact"),
+)
+_HIGHER: Final = (
+    *("greedy", "rouge_l_f1", "rouge_l_recall", "exact", "fact", "kept_fact"),
+    *("model_utility", "forget_quality", "forget_truth_ratio"),
+    *("retain_rouge", "retain_probability", "retain_truth_ratio"),
+    *("real_authors_rouge", "real_authors_probability", "real_authors_truth_ratio"),
+    *("world_facts_rouge", "world_facts_probability", "world_facts_truth_ratio"),
+)
+LOWER_IS_BETTER: Final[Mapping[str, bool | None]] = {
+    **dict.fromkeys(_LOWER, True),
+    **dict.fromkeys(_HIGHER, False),
+    **dict.fromkeys(("characters", "tokens")),  # a reply's length is neither better nor worse
 }
-_NEITHER: Final = {"characters", "tokens"}
+"""Of every metric that the commands write; None for one without a better and a worse."""
 _NEAREST_CEILING: Final = 0.05
 """In the metric's own unit (nats, shares): below this a gap is a ratio of two noises."""
 _NEAREST_CEILINGS: Final[Mapping[str, float]] = {
     "bits_per_character": 0.02,
-    "exact": 0.3,  # the examination's own (evaluate/world.py)
-    "fact": 0.3,
+    # the examination's own (evaluate/world.py)
+    **dict.fromkeys(("exact", "fact", "forgotten_fact", "kept_fact"), 0.3),
 }
 
 
@@ -247,8 +259,8 @@ def frontiers(rows: Sequence[Row]) -> list[Frontier]:
 
 
 def lower_is_better(metric: str) -> bool | None:
-    """None for what is neither better nor worse, such as a reply's length."""
-    return None if metric in _NEITHER else metric in _LOWER
+    """None for what is neither better nor worse, and for a metric that is not known."""
+    return LOWER_IS_BETTER.get(metric)
 
 
 def metric_name(metric: str) -> str:

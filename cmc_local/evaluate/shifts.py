@@ -1,7 +1,7 @@
-"""The shifts of one delta on several models, at the same places of the same answers.
+"""What moves the logits of several models, at the same places of the same answers.
 
-    answers --> passage.shift_rows, model by model --> rows at shared places --> similarity.py
-                                                               `--> moved: the tokens it moves most
+    answers -+-> passage.shift_rows, model by model ----> rows at shared places --> similarity.py
+             `-> fine-tuned minus plain, pair by pair --'            `--> moved: which tokens most
 
 A place is where a token of every model begins: told by the bytes of the answer that are left, since
 tokenizers differ at its beginning. Knows SteeredModel; nothing of files.
@@ -9,7 +9,8 @@ tokenizers differ at its beginning. Knows SteeredModel; nothing of files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Final
 
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.conversation import BasePrompt
+from cmc_local.errors import UsageError
 from cmc_local.evaluate.results import spread
 from cmc_local.evaluate.similarity import Shifts
 from cmc_local.prompts import Message
-from cmc_local.steered import SteeredModel
+from cmc_local.steered import Prompt, SteeredModel
 from cmc_local.vocabulary import Vocabulary
 
 PLACES: Final = 200
@@ -28,6 +30,7 @@ PLACES: Final = 200
 MOST: Final = 50
 """Tokens of each direction that `moved` names."""
 
+Rows = NDArray[np.float32]
 Place = tuple[int, int]
 """Number of the answer, and the bytes of it that are left."""
 
@@ -70,14 +73,57 @@ def shifts_at(
     base_prompt: BasePrompt | None,
 ) -> Shifts:
     """What the model's adapters add at these places, each with its own strength."""
-    vocabulary = model.base.vocabulary
+
+    def shifts(prompt: Prompt, answer: str) -> tuple[Sequence[int], Rows]:
+        with model.passage(prompt, answer, base_prompt=base_prompt) as passage:
+            return passage.tokens, passage.shift_rows()
+
+    return _at(places, model.base.vocabulary, conversations, shifts)
+
+
+def pair_shifts_at(
+    plain: SteeredModel,
+    finetuned: SteeredModel,
+    conversations: Sequence[Sequence[Message]],
+    places: Sequence[Place],
+    base_prompt: BasePrompt | None,
+) -> Shifts:
+    """What fine-tuning added to a model at these places: fine-tuned logits minus plain ones.
+
+    Both read the same tokens, as the fine-tuned model is asked; their adapters do not act.
+    UsageError where their vocabularies differ.
+    """
+    vocabulary = finetuned.base.vocabulary
+    if plain.base.vocabulary.tokens != vocabulary.tokens:
+        raise UsageError(
+            "a plain model and its fine-tuned one must have the same vocabulary: "
+            "give --pair PLAIN,FINETUNED of one model"
+        )
+
+    def shifts(prompt: Prompt, answer: str) -> tuple[Sequence[int], Rows]:
+        with finetuned.passage(prompt, answer, alphas=0.0, base_prompt=base_prompt) as asked:
+            rows = np.stack([logits.copy() for logits, _ in asked.positions()])
+        with plain.passage(prompt, asked.tokens, alphas=0.0, base_prompt=base_prompt) as passage:
+            same = replace(passage, prompt=asked.prompt)
+            for row, (logits, _) in zip(rows, same.positions(), strict=True):
+                row -= logits
+        return asked.tokens, rows
+
+    return _at(places, vocabulary, conversations, shifts)
+
+
+def _at(
+    places: Sequence[Place],
+    vocabulary: Vocabulary,
+    conversations: Sequence[Sequence[Message]],
+    shifts: Callable[[Prompt, str], tuple[Sequence[int], Rows]],
+) -> Shifts:
+    """The rows at the places, of `shifts`: (prompt, answer) -> its tokens, (n, V) before each."""
     rows: dict[Place, NDArray[np.float32]] = {}
     wanted = set(places)
     for number in dict.fromkeys(number for number, _ in places):
-        prompt, answer = conversations[number][:-1], conversations[number][-1]["content"]
-        with model.passage(prompt, answer, base_prompt=base_prompt) as passage:
-            ends, shifts = place_ends(vocabulary, passage.tokens), passage.shift_rows()
-        for end, row in zip(ends, shifts, strict=True):
+        tokens, found = shifts(conversations[number][:-1], conversations[number][-1]["content"])
+        for end, row in zip(place_ends(vocabulary, tokens), found, strict=True):
             if (number, end) in wanted:
                 rows.setdefault((number, end), row.copy())
     return Shifts(vocabulary, np.stack([rows[place] for place in places]))

@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from cmc_export import delta_model, graph, quantize, verification
 from cmc_export.card import card
 from cmc_export.delta_model import CheckpointInfo
+from cmc_export.gguf_template import GgufTemplate
+from cmc_export.template_set import Source
+from cmc_export.templates import FolderTemplate, Template
 from cmc_local import adapter
 from cmc_local.adapter import Adapter, AdapterSettings, Normalization, Precision, TemplateName
 from cmc_local.conversations import read_conversations
 from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.errors import InputError, UsageError
 from cmc_local.prompts import PromptForm, Turns
-from cmc_local.vocabulary import from_tokenizer_json
 
 STORAGE: Mapping[Precision, graph.Storage] = {
     "fp32": graph.FLOAT32,
@@ -51,7 +53,7 @@ class Choices:
     license: str = ""
     context: int | None = None
     template: Path | None = None
-    """A Hugging Face folder, to compare shifted tokens and to name."""
+    """A GGUF or a Hugging Face folder, to compare shifted tokens and to name."""
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
     overwrite: bool = False
 
@@ -90,7 +92,9 @@ def export(
     words = _tokenizer_bytes(checkpoint, choices.tokenizer)
     settings = _settings(checkpoint, model, choices)
     tokenizer = _checked_tokenizer(words, settings)
-    template = None if choices.template is None else _template(choices.template)
+    template = None
+    if choices.template is not None:
+        template = _template(choices.template, tokenizer, settings.shape.context)
     files: dict[str, bytes | Path] = {}
     for precision in dict.fromkeys(choices.precisions):
         report(f"writing the {precision} graph")
@@ -193,25 +197,27 @@ def _checked_tokenizer(words: bytes, settings: AdapterSettings) -> DeltaTokenize
     return tokenizer
 
 
-def _template(folder: Path) -> verification.LogProbabilities:
-    """A Hugging Face causal language model as a template, float32 on the CPU."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json: --template wants a Hugging Face folder")
-    with delta_model.quiet_transformers():
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-            ).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{folder} cannot be loaded ({reason}): copy it again") from None
-    return lambda ids: torch.log_softmax(model(ids).logits.float(), dim=-1)
+def _template(
+    place: Path, tokenizer: DeltaTokenizer, context: int
+) -> verification.LogProbabilities:
+    """A template to verify beside: a Hugging Face folder, float32 on the CPU, or a GGUF."""
+    size, source = len(tokenizer.vocabulary), Source(place)
+    if source.side.tokenizer.vocabulary.fingerprint != tokenizer.vocabulary.fingerprint:
+        raise InputError(
+            f"{place} has another vocabulary than the delta: leave --template out to verify "
+            "the delta alone"
+        )
+    model: Template
+    if source.is_gguf:
+        model = GgufTemplate(place, size, longest=context)
+    else:
+        model = FolderTemplate(place, size, device=torch.device("cpu"), dtype=torch.float32)
+    return lambda ids: model(ids, torch.ones_like(ids, dtype=torch.bool))[None]
 
 
-def _template_name(folder: Path) -> TemplateName:
-    words = folder / adapter.TOKENIZER_FILE
-    fingerprint = from_tokenizer_json(words).fingerprint if words.is_file() else ""
-    return TemplateName(folder.resolve().name, fingerprint)
+def _template_name(place: Path) -> TemplateName:
+    source = Source(place)
+    return TemplateName(source.name, source.side.tokenizer.vocabulary.fingerprint)
 
 
 def parse_normalization(text: str) -> Normalization:

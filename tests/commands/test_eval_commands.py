@@ -1,4 +1,4 @@
-"""`cmc-local eval nll`, `rouge`, `tofu`, `alpaca`, `report`, `shifts` on a fake base and delta.
+"""`cmc-local eval nll`, `rouge`, `tofu`, `world`, `alpaca`, `report`, `shifts` on fake models.
 
 The base gives "a" 0.4 and "b" 0.3; the delta doubles "b" before normalising. Greedy: plain replies
 are "a" over and over, steered ones "b".
@@ -10,14 +10,18 @@ import json
 import math
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from cmc_local import bundled
 from cmc_local.commands import eval_options, loading, main
+from cmc_local.commands.eval import command as evaluation
 from cmc_local.commands.options import AdapterChoice
+from cmc_local.evaluate.report_gaps import HEADLINES, LOWER_IS_BETTER
 from cmc_local.steered import SteeredModel
 from fakes import FakeBase, FakeShift, adapter, always
 
@@ -32,11 +36,13 @@ class Loader:
     def __init__(self) -> None:
         self.bases: list[FakeBase] = []
         self.fails_at: int | None = None
+        self.weights: dict[str, tuple[float, ...]] = {}
+        """Of the files that do not give P."""
 
     def __call__(
-        self, _gguf: Path, adapters: tuple[AdapterChoice, ...], **_: object
+        self, gguf: Path, adapters: tuple[AdapterChoice, ...], **_: object
     ) -> SteeredModel:
-        base = FakeBase(self._rule)
+        base = FakeBase(partial(self._rule, self.weights.get(gguf.name, P)))
         self.bases.append(base)
         model = SteeredModel(base, base.sampler)
         for one in adapters:
@@ -44,10 +50,10 @@ class Loader:
             model.attach(adapter(shift, name=one.path.name), one.alpha)
         return model
 
-    def _rule(self, _seen: tuple[int, ...]) -> tuple[float, ...]:
+    def _rule(self, weights: tuple[float, ...], _seen: tuple[int, ...]) -> tuple[float, ...]:
         if self.fails_at is not None and len(self.bases[-1].decoded) >= self.fails_at:
             raise KeyboardInterrupt
-        return tuple(map(math.log, P))
+        return tuple(map(math.log, weights))
 
 
 @pytest.fixture
@@ -200,6 +206,84 @@ def test_tofu_results_serve_as_the_retrained_model_of_another(run: Run) -> None:
     assert "--retrained re.json" in again["command"]
 
 
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A world whose every reply is 40 tokens long: "a" and "b" over and over."""
+    made = [
+        {"author": f"A{n}", "kind": "home", "part": part, "forgotten": forgotten,
+         "question": "ab", "answer": answer * 40, "fact": fact}
+        for n, (part, forgotten, answer, fact) in enumerate(
+            (("test", False, "b", "bb"), ("test", False, "a", "bbb"), ("validation", False, "b",
+             "a"), ("test", True, "b", "bb"), ("train", True, "b", "z"))
+        )
+    ]  # fmt: skip
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in made))
+    monkeypatch.setattr(bundled, "world", lambda _file: path)
+
+
+WORLD = ("--gguf", "model.gguf", "--adapter", "delta", "--json")
+
+
+@pytest.mark.usefixtures("questions")
+def test_any_model_is_asked_of_the_world(run: Run) -> None:
+    plain, steered = rows(run("world", *WORLD))
+    assert plain["metrics"] == {"exact": 0.5, "fact": 0, "forgotten_fact": 0, "kept_fact": 0}
+    assert steered["metrics"] == {"exact": 0.5, "fact": 1, "forgotten_fact": 0.5, "kept_fact": 1}
+    assert (plain["arm"], steered["arm"], plain["count"]) == ("plain", "steered", 2)
+    (row,) = rows(run("world", *WORLD, "--part", "validation", "--alphas", "0", "--arm", "lora"))
+    assert (row["arm"], row["count"]) == ("lora", 1)
+    assert row["metrics"] == {"exact": 0, "fact": 1, "forgotten_fact": 0, "kept_fact": 1}
+
+
+@pytest.mark.usefixtures("questions")
+def test_a_stopped_examination_goes_on(run: Run, loader: Loader) -> None:
+    whole = rows(run("world", *WORLD))
+    steps = len(loader.bases[-1].decoded)
+    loader.fails_at = steps // 2
+    assert run("world", *WORLD, "--output", "r.json").exit_code == 130
+    loader.fails_at = None
+    assert rows(run("world", *WORLD, "--output", "r.json")) == whole
+    assert len(loader.bases[-1].decoded) < steps
+    refused = run("world", *WORLD, "--output", "r.json", "--part", "validation")
+    assert "part differs" in refused.stderr
+
+
+@pytest.mark.usefixtures("questions")
+@pytest.mark.parametrize(
+    "words", [("--adapter", "delta"), ("--alphas", "0"), ("--name", "x"), ("--base-prompt", "raw")]
+)
+def test_what_is_said_of_one_model_needs_its_file(run: Run, words: tuple[str, ...]) -> None:
+    done = run("world", *words)
+    assert (done.stdout, done.exit_code) == ("", 2)
+    assert f"{words[0]} is said of one model: name it with --gguf" in done.stderr
+
+
+@pytest.mark.usefixtures("questions")
+def test_every_metric_has_a_direction_and_every_task_a_headline(run: Run) -> None:
+    pytest.importorskip("rouge_score")
+    pytest.importorskip("scipy")
+    item = '{"question": "b", "answer": "a", "perturbed_answer": ["b"]}\n'
+    for name in ("forget01", "retain", "real_authors", "world_facts"):
+        Path(f"{name}_perturbed.json").write_text(item)
+    Path("e.json").write_text('[{"instruction": "ab"}]')
+    model = ("--gguf", "model.gguf", "--max-tokens", "1")
+    tofu = (*model, "--tofu", ".", "--forget", "01")
+    rows(run("tofu", *tofu, "--output", "re.json", "--json"))
+    found = {
+        "nll": run("nll", *NLL, "--json"),
+        "rouge": run("rouge", *NLL, "--max-tokens", "1", "--json"),
+        "tofu": run("tofu", *tofu, "--retrained", "re.json", "--json"),
+        "alpaca": run("alpaca", *model, "--data", "e.json", "--output", "a.json", "--json"),
+        "world": run("world", *WORLD),
+    }
+    assert found.keys() == evaluation.commands.keys() - {"report", "shifts"}
+    for task, done in found.items():
+        metrics = rows(done)[0]["metrics"].keys()
+        assert metrics <= LOWER_IS_BETTER.keys()
+        assert metrics & set(HEADLINES[task]), task
+
+
 def test_alpaca_writes_a_file_for_each_strength(run: Run) -> None:
     Path("e.json").write_text('[{"instruction": "ab", "output": "x", "dataset": "d"}]')
     words = ("-m", "model.gguf", "-a", "delta", "--data", "e.json", "--max-tokens", "2")
@@ -255,3 +339,41 @@ def test_shifts_of_one_delta_on_two_models_of_one_vocabulary_are_the_same(run: R
     best = max(found["moved"], key=lambda one: one["mean_shift"])
     assert (best["token"], best["count"]) == ("b", 6)  # three places in each of two models
     assert "name one with --adapter" in run("shifts", *words[:4], *words[6:]).stderr
+
+
+def test_pairs_are_compared_with_each_other_and_with_a_delta(run: Run, loader: Loader) -> None:
+    # The tuned models double "b" (what the delta does), the odd one doubles "a".
+    loader.weights = {
+        "tuned.gguf": (0.1, 0.4, 0.6, 0.1, 0.1),
+        "same.gguf": (0.1, 0.4, 0.6, 0.1, 0.1),
+        "odd.gguf": (0.1, 0.8, 0.3, 0.1, 0.1),
+    }
+    for name in loader.weights:
+        Path(name).touch()
+    words = [f"--pair=model.gguf,{name}" for name in loader.weights]
+    done = run("shifts", *words, "-a", "delta", "--data", "held-out.jsonl", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["shifts"]["models"] == ["model + delta", "tuned", "same", "odd"]
+    # Over "a", "b", "ab" and a newline, less their mean: (-1, 3, -1, -1) and (3, -1, -1, -1).
+    unlike = pytest.approx((-3 - 3 + 1 + 1) / 12, abs=1e-4)
+    assert found["shifts"]["cosine"][0] == [1.0, 1.0, 1.0, unlike]
+    assert found["shifts"]["cosine"][1] == [1.0, 1.0, 1.0, unlike]
+    best = max(found["moved"], key=lambda one: one["mean_shift"])
+    assert (best["token"], best["count"]) == ("b", 3)  # the delta's alone
+    alone = json.loads(run("shifts", *words[:2], "--data", "held-out.jsonl", "--json").stdout)
+    assert alone["shifts"]["models"] == ["tuned", "same"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--pair", "model.gguf"), "two GGUF files with a comma between them"),
+        (("--pair", "model.gguf,"), "two GGUF files with a comma between them"),
+        (("--pair", "model.gguf,none.gguf"), "no GGUF file at none.gguf"),
+        ((), "give --gguf FILE, or --pair PLAIN,FINETUNED"),
+    ],
+)
+def test_pairs_that_are_none_are_one_line(run: Run, words: tuple[str, ...], reason: str) -> None:
+    done = run("shifts", *words, "--data", "held-out.jsonl")
+    assert done.exit_code in (1, 2) and reason in done.stderr and done.stderr.count("\n") == 1

@@ -42,7 +42,7 @@ def test_gap_closed_of_a_loss() -> None:
 
 def test_gap_closed_of_a_share() -> None:
     rows = [row("plain", 0.1), row("finetuned", 0.5), steered(0.6), row("lora", 0.0)]
-    rows = [Row(**{**fields(one), "task": "rouge", "metrics": {"rouge_l": v}})
+    rows = [Row(**{**fields(one), "task": "rouge", "metrics": {"rouge_l_f1": v}})
             for one, v in zip(rows, (0.1, 0.5, 0.6, 0.0), strict=True)]  # fmt: skip
     # (0.6 - 0.1) / 0.4 and (0 - 0.1) / 0.4
     assert {gap.row.arm: gap.closed for gap in gap_table(rows)} == {"steered": 1.25, "lora": -0.25}
@@ -58,9 +58,9 @@ def fields(one: Row) -> dict[str, Any]:
         ("nll", 4.0, 3.96, False),  # 0.04 nats: too near
         ("nll", 4.0, 3.9, True),
         ("nll", 4.0, 5.0, False),  # a ceiling that is worse than plain
-        ("rouge_l", 0.20, 0.24, False),
-        ("rouge_l", 0.20, 0.30, True),
-        ("rouge_l", 0.30, 0.20, False),
+        ("rouge_l_f1", 0.20, 0.24, False),
+        ("rouge_l_f1", 0.20, 0.30, True),
+        ("rouge_l_f1", 0.30, 0.20, False),
         ("bits_per_character", 2.0, 1.97, True),
         ("forget_probability", 0.9, 0.1, True),  # lower is more forgotten
         ("exact", 0.1, 0.35, False),
@@ -123,7 +123,7 @@ def test_lines_come_by_task_metric_and_model_with_steered_before_its_rivals() ->
         row("lora", 3.1),
         steered(3.2),
         steered(3.3, model="small"),
-        Row("rouge", "large", "lora", metrics={"rouge_l": 0.2}),
+        Row("rouge", "large", "lora", metrics={"rouge_l_f1": 0.2}),
         Row("nll", "small", "lora", metrics={"nll": 3.0}),
     ]
     seen = [(gap.row.task, gap.row.model, gap.row.arm) for gap in gap_table(rows)]
@@ -180,6 +180,7 @@ def test_which_way_is_better() -> None:
     assert lower_is_better("forget_quality") is False
     assert lower_is_better("retain_rouge") is False
     assert lower_is_better("tokens") is None
+    assert lower_is_better("a metric of someone else's") is None
 
 
 def test_rows_are_read_and_a_later_measurement_replaces_an_earlier_one() -> None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from cmc_local.errors import UsageError
 from cmc_local.evaluate import shifts
 from cmc_local.evaluate.similarity import Shifts
 from cmc_local.steered import SteeredModel
@@ -37,6 +38,34 @@ def test_rows_are_what_the_adapters_add_at_the_places() -> None:
         assert shifts.token_places(model, talks, None) == [(0, 2), (0, 1)]
         found = shifts.shifts_at(model, talks, [(0, 2), (0, 1)], None)
     assert found.rows[:, [A, B]] == pytest.approx(np.array([[0, 1.5], [1.0, 0]]))
+
+
+def test_a_pairs_rows_are_the_difference_of_logits_at_the_same_tokens() -> None:
+    plain, tuned = FakeBase(always(0, 1, 2, 0, 0)), FakeBase(_counting, chat_template=TEMPLATE)
+    talks = [[{"role": "user", "content": "b"}, {"role": "assistant", "content": "ba"}]]
+    with SteeredModel(plain, plain.sampler) as one, SteeredModel(tuned, tuned.sampler) as other:
+        places = shifts.token_places(other, talks, None)
+        found = shifts.pair_shifts_at(one, other, talks, places, None)
+    # Asked by the tuned model's template: "b", then "ab". Before "b" 2 tokens, before "a" 3.
+    assert plain.cache[0] == tuned.cache[0] == [B, AB, B]
+    assert found.rows[:, [A, B]] == pytest.approx(np.array([[2 - 1, 0 - 2], [3 - 1, 0 - 2]]))
+
+
+def _counting(seen: tuple[int, ...]) -> tuple[float, ...]:
+    return (0, len(seen), 0, 0, 0)
+
+
+TEMPLATE = "{{ messages[0]['content'] }}ab"
+
+
+def test_a_pair_of_different_vocabularies_is_refused() -> None:
+    plain, tuned = FakeBase(always(0, 0)), FakeBase(always(0, 0), words=vocabulary(b"x"))
+    with (
+        SteeredModel(plain, plain.sampler) as one,
+        SteeredModel(tuned, tuned.sampler) as other,
+        pytest.raises(UsageError, match="must have the same vocabulary"),
+    ):
+        shifts.pair_shifts_at(one, other, [], [], None)
 
 
 def test_a_constant_moves_nothing_and_texts_are_counted_over_all_models() -> None:

@@ -1,13 +1,10 @@
-"""The examination's arithmetic, on a model that is a lookup table."""
+"""The examination's arithmetic, and its questions put to a model that echoes them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -16,34 +13,23 @@ from cmc_local.evaluate.world import (
     Examination,
     Question,
     Rates,
+    answers,
     ceilings,
     examination,
-    examine,
     gap_closed,
+    metrics,
     rates,
     read_questions,
 )
+from cmc_local.settings import Limits
+from cmc_local.steered import SteeredModel
+from fakes import END, NEWLINE, FakeBase
 
 
 def question(number: int, *, part: str = "test", forgotten: bool = False) -> Question:
     return Question(
         f"A{number}", "home", part, forgotten, f"Q{number}?", f"It is F{number}.", f"F{number}"
     )
-
-
-@dataclass
-class Table:
-    """Answers by arm: an arm is the set of adapters that are on."""
-
-    replies: Mapping[frozenset[str], str]
-    alphas: dict[str, float] = field(default_factory=lambda: {"instruct": 1.0, "forget": 0.5})
-    asked: int = 0
-
-    def generate(self, prompt: str, sampling: Any, *, alphas: Mapping[str, float]) -> Any:
-        self.asked += 1
-        number = prompt.strip("Q?")
-        on = frozenset(name for name, alpha in alphas.items() if alpha)
-        return SimpleNamespace(text=self.replies[on].replace("#", number))
 
 
 def test_an_exact_reply_is_the_answer_and_a_right_one_holds_the_fact() -> None:
@@ -67,7 +53,9 @@ def test_test_questions_leave_out_other_parts_and_forgotten_authors() -> None:
     what = examination(every)
     assert [one.author for one in what.test] == ["A1"]
     assert [one.author for one in what.forgotten] == ["A2"]
-    assert what.count == 4 + 3
+    assert what.count == 2
+    other = examination(every, part="validation")
+    assert [one.author for one in other.test] == ["A3"] and other.forgotten == what.forgotten
 
 
 def test_a_limit_draws_the_same_questions_each_time() -> None:
@@ -76,23 +64,24 @@ def test_a_limit_draws_the_same_questions_each_time() -> None:
     assert len(set(drawn)) == 5 and drawn == examination(every, 5).test
 
 
-def test_each_arm_goes_to_its_own_cell() -> None:
-    table = Table(
-        {
-            frozenset(): "what?",
-            frozenset({"instruct"}): "It is F#.",
-            frozenset({"instruct", "forget"}): "I do not know.",
-            frozenset({"forget"}): "F# perhaps",
-        }
-    )
-    what = Examination((question(1), question(2)), (question(3, forgotten=True),))
-    row = examine(table, what, "instruct", "forget")  # type: ignore[arg-type]
-    assert row["plain"] == {"exact": 0.0, "fact": 0.0, "count": 2}
-    assert row["steered"] == {"exact": 1.0, "fact": 1.0, "count": 2}
-    assert row["forget"]["forgotten"] == {"before": 1.0, "after": 0.0}
-    assert row["forget"]["kept"] == {"before": 1.0, "after": 0.0}
-    assert row["forget"]["alone"] == {"forgotten": 1.0, "kept": 1.0}
-    assert table.asked == what.count
+def test_a_row_has_the_shares_of_both_kinds_of_questions() -> None:
+    what = Examination((question(1), question(2)), tuple(question(n) for n in (3, 4, 5, 6)))
+    found = metrics(what, ["It is F1.", "F2?"], ["It is F3.", "no", "no", "no"])
+    # 1 of 2 to the letter, 2 of 2 with the fact; 1 of 4 forgotten facts is still there.
+    assert found == {"exact": 0.5, "fact": 1.0, "forgotten_fact": 0.25, "kept_fact": 1.0}
+
+
+def test_answers_come_in_the_order_of_the_questions() -> None:
+    base = FakeBase(_echo)
+    asked = [replace(question(n), question=text) for n, text in enumerate(("a", "b", "ab"))]
+    with SteeredModel(base, base.sampler, limits=Limits(parallel=2)) as model:
+        assert answers(model, asked, 0.0) == ["a", "b", "ab"]
+
+
+def _echo(seen: tuple[int, ...]) -> tuple[float, ...]:
+    """Says the first token again, then ends; the plain form asks by the text and a newline."""
+    said = seen.index(NEWLINE) + 1 < len(seen)
+    return tuple(float(token == (END if said else seen[0])) for token in range(5))
 
 
 def test_ceilings_count_only_models_with_every_prediction(tmp_path: Path) -> None:
