@@ -20,7 +20,7 @@ from cmc_local.commands.workshop import (
 @path_option("--config", "A recipe: TOML, section [pretrain].")
 @path_option("--text", "Text to learn; repeatable.", multiple=True)
 @path_option("--valid-text", "Held-out text; repeatable.", multiple=True)
-@path_option("--tokenizer", "tokenizer.json of the model.")
+@path_option("--tokenizer", "The model's: a tokenizer.json, or a GGUF that has it.")
 @click.option(
     "--document-separator",
     type=click.Choice(["blank-line", "line", "file"]),

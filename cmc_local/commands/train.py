@@ -29,9 +29,11 @@ NORMALIZATIONS = ("basenormalization", "normalization", "add")
 @click.option("--prompt", help="Prompt form: a name (cmc) or a text that holds {query}.")
 @click.option("--turns", type=click.Choice(["all", "last"]), help="Of a conversation (all).")
 @click.option("--normalization", type=click.Choice(NORMALIZATIONS), help="Of the objective.")
-@path_option("--tokenizer", "The delta's own tokenizer.json (the first template's).")
+@path_option(
+    "--tokenizer", "The delta's own tokenizer: tokenizer.json or a GGUF (the first template's)."
+)
 @click.option("--with-adapter", multiple=True, metavar="FOLDER[:ALPHA]",
-              help="A trained delta on the template, frozen too; repeatable.")  # fmt: skip
+              help="A delta or adapter on the template, frozen too; repeatable.")  # fmt: skip
 @click.option("--template-precision", type=click.Choice(["auto", "fp32", "bf16"]))
 @click.option("--template-device-map", help="accelerate's, as in auto: layers over several GPUs.")
 @click.option("--template-threads", type=int, help="Of a GGUF template (half of the cores).")

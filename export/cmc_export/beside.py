@@ -14,10 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
 
 from cmc_export.carrying import Carry
-from cmc_export.delta_model import gathered_logits
+from cmc_export.frozen import Frozen
 from cmc_export.loop import Batch
 from cmc_export.templates import Template
 
@@ -29,20 +28,18 @@ class Beside:
         self,
         template: Template,
         carry: Carry | None = None,
-        deltas: Sequence[tuple[LlamaForCausalLM, float]] = (),
+        deltas: Sequence[Frozen] = (),
         *,
-        vocabulary: int,
         cache_bytes: int = 0,
         ahead: bool = False,
     ) -> None:
-        """`vocabulary` is the delta's; `carry` None means that the template has the same.
+        """`carry` None means that the template has the delta's vocabulary; the others have it too.
 
-        `deltas` are trained ones with their strengths, in the same vocabulary, frozen as well.
         `ahead` lets `prepare` compute in a thread of its own.
         """
         self.name = template.name
         self._template, self._carry, self._deltas = template, carry, list(deltas)
-        self._vocabulary, self._limit = vocabulary, cache_bytes
+        self._limit = cache_bytes
         self._rows: dict[bytes, Tensor] = {}
         self._bytes = 0
         self._worker = ThreadPoolExecutor(1, "cmc-template") if ahead else None
@@ -84,9 +81,9 @@ class Beside:
         if not self._deltas:
             return plain
         total = plain
-        for delta, alpha in self._deltas:
-            own = gathered_logits(delta, batch["input_ids"], batch["keep"], self._vocabulary)
-            total = total + alpha * self.carried(own, plain)
+        for delta in self._deltas:
+            own = delta.logits(batch["input_ids"], batch["keep"])
+            total = total + delta.alpha * self.carried(own, plain)
         return torch.log_softmax(total, dim=-1)
 
     def _remember(self, key: bytes, part: Tensor) -> None:

@@ -27,7 +27,9 @@ from transformers import LlamaForCausalLM
 from cmc_export import delta_model
 from cmc_export.loop import Batch, Objective, check_output, fit, total_steps, write_output
 from cmc_export.recipe import PretrainRecipe, Separator, Shape, as_json
+from cmc_local import base_header
 from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
+from cmc_local.tokenizer_from_gguf import tokenizer_of
 from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
 
 MAX_HELD_OUT_ROWS = 128
@@ -69,7 +71,8 @@ def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
     """
     if not check_output(recipe):
         return {"output": str(recipe.output), "already_there": True}
-    tokenizer, vocabulary = read_tokenizer(recipe.tokenizer)
+    words = tokenizer_json(recipe.tokenizer)
+    tokenizer, vocabulary = read_tokenizer(words)
     model = start_model(recipe, vocabulary, recipe.seed)
     _check_row_length(recipe, model)
     rows = read_rows(recipe, tokenizer, vocabulary)
@@ -77,7 +80,7 @@ def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
     write_output(
         recipe.output,
         model,
-        recipe.tokenizer.read_bytes(),
+        words,
         {"pretraining.json": json.dumps({**summary, "recipe": as_json(recipe)}, indent=2) + "\n"},
     )
     return {"output": str(recipe.output), **summary}
@@ -85,7 +88,7 @@ def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
 
 def plan(recipe: PretrainRecipe) -> dict[str, Any]:
     """What `pretrain` would do, without doing it: parameters, tokens, steps."""
-    tokenizer, vocabulary = read_tokenizer(recipe.tokenizer)
+    tokenizer, vocabulary = read_tokenizer(tokenizer_json(recipe.tokenizer))
     model = start_model(recipe, vocabulary, recipe.seed)
     train_rows, valid_rows = read_rows(recipe, tokenizer, vocabulary)
     steps = total_steps(recipe, len(train_rows))
@@ -98,12 +101,19 @@ def plan(recipe: PretrainRecipe) -> dict[str, Any]:
     }
 
 
-def read_tokenizer(path: Path) -> tuple[Tokenizer, Vocabulary]:
-    """A tokenizer.json, with special spellings inside a text taken as plain text."""
+def tokenizer_json(path: Path) -> bytes:
+    """A tokenizer.json as it stands, or the one that is made of a GGUF file."""
     if not path.is_file():
-        raise TokenizerError(f"{path} does not exist: give a tokenizer.json")
-    vocabulary = from_tokenizer_json(path)
-    tokenizer = Tokenizer.from_file(str(path))
+        raise TokenizerError(f"{path} does not exist: give a tokenizer.json or a GGUF file")
+    with path.open("rb") as file:
+        is_gguf = file.read(len(base_header.MAGIC)) == base_header.MAGIC
+    return tokenizer_of(path).to_str().encode() if is_gguf else path.read_bytes()
+
+
+def read_tokenizer(words: bytes) -> tuple[Tokenizer, Vocabulary]:
+    """The tokenizer of a tokenizer.json; special spellings inside a text are plain text."""
+    vocabulary = from_tokenizer_json(words)
+    tokenizer = Tokenizer.from_str(words.decode())
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -16,6 +16,7 @@ from cmc_export import templates
 from cmc_export.beside import Beside
 from cmc_export.carrying import Carry
 from cmc_export.examples import Side
+from cmc_export.frozen import frozen, parse_with_adapter
 from cmc_export.gguf_template import GgufTemplate
 from cmc_export.loop import on_cpu, use_bf16
 from cmc_export.recipe import TrainRecipe
@@ -90,7 +91,7 @@ def open_template(
     if own.fingerprint != delta.fingerprint:
         found = token_map.build(own, delta, encode=tokenizer.encode)
         carry = Carry(found, device)
-    chosen = [templates.parse_with_adapter(text) for text in recipe.with_adapter]
+    chosen = [parse_with_adapter(text) for text in recipe.with_adapter]
     normalize = recipe.normalization != "add"
     ahead = source.is_gguf and runs_ahead(recipe)
     model: templates.Template
@@ -116,8 +117,7 @@ def open_template(
     return Beside(
         model,
         carry,
-        [templates.frozen_delta(folder, delta, device, alpha) for folder, alpha in chosen],
-        vocabulary=len(delta),
+        [frozen(folder, delta, device, alpha) for folder, alpha in chosen],
         cache_bytes=recipe.cache_mb * 2**20 // len(recipe.template),
         ahead=ahead,
     )

@@ -22,8 +22,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cmc_export import delta_model
-from cmc_export.delta_model import LlamaForCausalLM
-from cmc_local.errors import InputError, TokenizerError, UsageError
+from cmc_local.errors import InputError, TokenizerError
 from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
 
 
@@ -83,20 +82,6 @@ class FolderTemplate:
     def parameters(self) -> int:
         """How many numbers it has."""
         return int(self._model.num_parameters())
-
-
-def frozen_delta(
-    folder: Path, vocabulary: Vocabulary, device: torch.device, alpha: float | None
-) -> tuple[LlamaForCausalLM, float]:
-    """A trained delta and its strength (its own where `alpha` is None).
-
-    InputError where its vocabulary is another than that of the delta to be trained.
-    """
-    check_same_vocabulary(folder, vocabulary)
-    info = delta_model.read_info(folder)
-    own = info.alpha if info is not None else 1.0
-    model = delta_model.load(folder).to(device).requires_grad_(False)
-    return model, own if alpha is None else alpha
 
 
 def check_same_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
@@ -167,20 +152,3 @@ def _load(folder: Path, dtype: torch.dtype, device_map: str) -> Any:
 
 def _first(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def parse_with_adapter(text: str) -> tuple[Path, float | None]:
-    """`FOLDER[:ALPHA]`; None is the checkpoint's own alpha.
-
-    >>> parse_with_adapter("runs/instruct:0.5")
-    (PosixPath('runs/instruct'), 0.5)
-    """
-    place, colon, tail = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), None
-    try:
-        return Path(place), float(tail)
-    except ValueError:
-        raise UsageError(
-            f"--with-adapter {text}: {tail!r} is no number: write FOLDER:0.8"
-        ) from None

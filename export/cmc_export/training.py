@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 from cmc_export import delta_model
 from cmc_export.delta_model import CheckpointInfo, LlamaForCausalLM
 from cmc_export.examples import Encoder, Row, collate, sizes
+from cmc_export.frozen import parse_with_adapter
 from cmc_export.loop import Objective, check_output, fit, on_cpu, total_steps, write_output
-from cmc_export.pretraining import start_model
+from cmc_export.pretraining import start_model, tokenizer_json
 from cmc_export.recipe import TrainRecipe
 from cmc_export.task import Forget, Instruct
 from cmc_export.template_set import (
@@ -34,12 +35,12 @@ from cmc_export.template_set import (
     template_dtype,
     template_threads,
 )
-from cmc_export.templates import check_same_vocabulary, parse_with_adapter
+from cmc_export.templates import check_same_vocabulary
 from cmc_export.training_data import read_rows
 from cmc_local.adapter import TemplateName
 from cmc_local.base_threads import usable_cores
 from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.errors import TokenizerError, UsageError
+from cmc_local.errors import UsageError
 from cmc_local.prompts import PromptForm, named_form
 
 
@@ -137,8 +138,8 @@ def memory_mib(recipe: TrainRecipe, parts: Parts) -> int:
 def prepare(recipe: TrainRecipe) -> Parts:
     """Read tokenizers and data, make the delta; every mistake in them is found here."""
     sources = tuple(Source(path) for path in recipe.template)
-    tokenizer_json = _tokenizer_json(recipe, sources)
-    tokenizer = DeltaTokenizer(tokenizer_json)
+    words = _tokenizer_json(recipe, sources)
+    tokenizer = DeltaTokenizer(words)
     form = named_form(recipe.prompt)
     if recipe.init is not None and (recipe.init / "tokenizer.json").is_file():
         check_same_vocabulary(recipe.init, tokenizer.vocabulary)
@@ -146,7 +147,7 @@ def prepare(recipe: TrainRecipe) -> Parts:
     max_length = _max_length(recipe, model, sources)
     encoder = Encoder(tokenizer, form, max_length, [source.side for source in sources])
     rows = read_rows(recipe, encoder)
-    return Parts(tokenizer_json, tokenizer, form, model, max_length, rows, sources)
+    return Parts(words, tokenizer, form, model, max_length, rows, sources)
 
 
 def make_objective(recipe: TrainRecipe, parts: Parts) -> Objective:
@@ -235,10 +236,7 @@ def _tokenizer_json(recipe: TrainRecipe, sources: Sequence[Source]) -> bytes:
         path = recipe.init / "tokenizer.json"
     if path is None:
         return sources[0].tokenizer_json
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TokenizerError(f"{path} cannot be read ({error.strerror}): correct it") from None
+    return tokenizer_json(path)
 
 
 def _max_length(recipe: TrainRecipe, model: PreTrainedModel, sources: Sequence[Source]) -> int:

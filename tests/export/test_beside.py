@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from cmc_export import delta_model
 from cmc_export.beside import Beside
 from cmc_export.carrying import Carry
 from cmc_export.delta_model import gathered_logits
+from cmc_export.frozen import Frozen
 from cmc_export.templates import FolderTemplate
 from cmc_local import token_map
 from cmc_local.vocabulary import from_tokenizer_json
@@ -43,9 +45,13 @@ def batch(ids: Tensor, keep: Tensor) -> dict[str, Tensor]:
     return {"input_ids": ids, "keep": keep, "which": torch.tensor([0])}
 
 
+def added(model: Any, vocabulary: int, alpha: float) -> Frozen:
+    return Frozen(lambda ids, keep: gathered_logits(model, ids, keep, vocabulary), alpha)
+
+
 def test_a_row_is_asked_for_once_whatever_its_batch() -> None:
     inner = Fake()
-    beside = Beside(inner, vocabulary=3, cache_bytes=10_000)
+    beside = Beside(inner, cache_bytes=10_000)
     first = beside(BATCH)
     torch.testing.assert_close(first, Fake()(IDS, KEEP))
     assert inner.rows == 2
@@ -58,14 +64,14 @@ def test_a_row_is_asked_for_once_whatever_its_batch() -> None:
 
 def test_memory_stops_at_its_limit() -> None:
     inner = Fake()
-    beside = Beside(inner, vocabulary=3, cache_bytes=24)  # one row: two positions, three float32
+    beside = Beside(inner, cache_bytes=24)  # one row: two positions, three float32
     for _ in range(3):
         torch.testing.assert_close(beside(BATCH), Fake()(IDS, KEEP))
     assert inner.rows == 2 + 1 + 1
 
 
 def test_rows_are_told_apart_by_what_is_kept() -> None:
-    beside = Beside(Fake(), vocabulary=3, cache_bytes=10_000)
+    beside = Beside(Fake(), cache_bytes=10_000)
     beside(BATCH)
     other = KEEP.clone()
     other[0, 2] = False  # the last kept position stays
@@ -74,7 +80,7 @@ def test_rows_are_told_apart_by_what_is_kept() -> None:
 
 def test_what_was_prepared_is_taken_and_computed_elsewhere() -> None:
     inner = Fake()
-    beside = Beside(inner, vocabulary=3, ahead=True)
+    beside = Beside(inner, ahead=True)
     other = batch(IDS.flip(0), KEEP.flip(0))
     beside.prepare(BATCH)
     beside.prepare(other)
@@ -89,7 +95,7 @@ def test_an_error_ahead_comes_out_where_it_is_needed() -> None:
         def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
             raise ValueError("no memory")
 
-    beside = Beside(Broken(), vocabulary=3, ahead=True)
+    beside = Beside(Broken(), ahead=True)
     beside.prepare(BATCH)
     with pytest.raises(ValueError, match="no memory"):
         beside(BATCH)
@@ -100,7 +106,7 @@ def test_frozen_deltas_are_added(tiny_folder: Path, tmp_path: Path) -> None:
     count = len(from_tokenizer_json(tiny_folder / "tokenizer.json"))
     plain = FolderTemplate(tiny_folder, count, device=CPU, dtype=torch.float32)
     own = gathered_logits(delta, IDS, KEEP, count).detach()
-    found = Beside(plain, deltas=[(delta, 0.5)], vocabulary=count)(BATCH)
+    found = Beside(plain, deltas=[added(delta, count, 0.5)])(BATCH)
     expected = torch.log_softmax(plain(IDS, KEEP) + 0.5 * own, -1)
     torch.testing.assert_close(found, expected)
     assert (found - plain(IDS, KEEP)).abs().max() > 0.01
@@ -117,7 +123,7 @@ def test_frozen_deltas_of_another_vocabulary_are_carried_over(
     plain = FolderTemplate(tiny_folder, len(theirs), device=CPU, dtype=torch.float32)
     delta = delta_model.load(folder)
     both = {**BATCH, "template_ids": IDS, "template_keep": KEEP}
-    found = Beside(plain, carry, [(delta, 1.0)], vocabulary=len(mine))(both)
+    found = Beside(plain, carry, [added(delta, len(mine), 1.0)])(both)
     before = plain(IDS, KEEP)
     own = gathered_logits(delta, IDS, KEEP, len(mine))
     torch.testing.assert_close(found, torch.log_softmax(before + carry(own, before), -1))

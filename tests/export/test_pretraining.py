@@ -19,6 +19,7 @@ from cmc_export.loop import Batch
 from cmc_export.pretraining import NextToken, pack, plan, pretrain, read_documents
 from cmc_export.recipe import PretrainRecipe
 from cmc_local.errors import DataError, InputError, TokenizerError, TrainingError, UsageError
+from cmc_local.vocabulary import from_tokenizer_json
 
 TINY: dict[str, Any] = {"width": 16, "layers": 1, "heads": 1, "mlp": 32, "context": 64}
 
@@ -238,3 +239,15 @@ def test_mistakes_are_found_before_the_run(
     for wrong, kind, words in cases:
         with pytest.raises(kind, match=words):
             pretrain(wrong)
+
+
+def test_a_gguf_gives_its_tokenizer(tiny_gguf: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(tiny_models.TEXTS), "utf-8")
+    recipe = PretrainRecipe(
+        text=(text,), tokenizer=tiny_gguf, output=tmp_path / "out", steps=1, batch=1, width=16,
+        layers=1, heads=1, mlp=32, context=64, row_length=16, device="cpu", threads=1,
+    )  # fmt: skip
+    pretraining.pretrain(recipe)
+    found = from_tokenizer_json(tmp_path / "out" / "tokenizer.json")
+    assert found.fingerprint == from_tokenizer_json(tiny_folder / "tokenizer.json").fingerprint

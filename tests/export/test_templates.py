@@ -13,9 +13,8 @@ from cmc_export.templates import (
     FolderTemplate,
     check_same_vocabulary,
     parameter_count,
-    parse_with_adapter,
 )
-from cmc_local.errors import InputError, TokenizerError, UsageError
+from cmc_local.errors import InputError, TokenizerError
 from cmc_local.vocabulary import from_tokenizer_json
 
 CPU = torch.device("cpu")
@@ -85,13 +84,3 @@ def test_folders_that_are_no_template(tiny_folder: Path, tmp_path: Path) -> None
 
 def test_parameters_are_counted_without_weights(tiny_folder: Path) -> None:
     assert parameter_count(tiny_folder) == delta_model.load(tiny_folder).num_parameters()
-
-
-def test_strength_behind_a_colon(tmp_path: Path) -> None:
-    with_colon = tmp_path / "a:1"
-    with_colon.mkdir()
-    assert parse_with_adapter("some/delta") == (Path("some/delta"), None)
-    assert parse_with_adapter("some/delta:0.5") == (Path("some/delta"), 0.5)
-    assert parse_with_adapter(str(with_colon)) == (with_colon, None)
-    with pytest.raises(UsageError, match="no number"):
-        parse_with_adapter("some/delta:abc")

@@ -3,7 +3,7 @@
     models      everything in models/
     ceilings    the base models fine-tuned themselves
     retrained   the base models without the forgotten authors
-    trials      other ways of training `instruct`
+    trials, forget-trials   other ways of training `instruct` and `forget`
 
 All can be stopped and started at will.
 """
@@ -16,24 +16,31 @@ from collections.abc import Collection, Sequence
 
 from cmc_export.world.build import make_models
 from cmc_export.world.ceilings import make_ceilings
+from cmc_export.world.forget_trials import TRIALS as FORGET_TRIALS
+from cmc_export.world.forget_trials import run_forget_trials
 from cmc_export.world.retrained import BASES, make_retrained
 from cmc_export.world.trials import TRIALS, run_trials
 from cmc_local.errors import CmcError, UsageError
+
+WHAT = ("models", "ceilings", "retrained", "trials", "forget-trials")
 
 
 def main() -> int:
     """Run one of them; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m cmc_export.world", description=__doc__)
-    parser.add_argument("what", choices=("models", "ceilings", "retrained", "trials"))
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("names", nargs="*", help="trials or models; all of them without")
     parser.add_argument("--seeds", default="5", help="of trials, as in 5,6,7")
     parser.add_argument("--part", default="validation", choices=("validation", "test"))
     chosen = parser.parse_args()
     try:
+        seeds = [int(seed) for seed in chosen.seeds.split(",")]
         if chosen.what == "trials":
-            seeds = [int(seed) for seed in chosen.seeds.split(",")]
             _known(chosen.names, TRIALS)
             run_trials(chosen.names or [*TRIALS], seeds, chosen.part, _say)
+        elif chosen.what == "forget-trials":
+            _known(chosen.names, FORGET_TRIALS)
+            run_forget_trials(chosen.names or [*FORGET_TRIALS], seeds, chosen.part, _say)
         elif chosen.what == "retrained":
             _known(chosen.names, BASES)
             make_retrained(_say, chosen.names or BASES)

@@ -1,0 +1,133 @@
+"""Trials of forgetting on the small world: each loss, on all base models, at several strengths.
+
+    python -m cmc_export.world forget-trials NAME ... [--seeds 6] [--part validation|test]
+
+Learned on top of models/instruct. For each base model and strength of the new delta: how many
+facts of the forgotten authors are still told, how likely their answers are (nats a token), and how
+many facts of the others are left of those before. Beside it stand the base models that never met
+the forgotten authors (`retrained`), where they were made. Each result is one line of
+runs/trials/forget.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmc_export import adapter_export, training
+from cmc_export.adapter_export import Choices
+from cmc_export.recipe import TrainRecipe, build_recipe
+from cmc_export.world.kept_strangers import write_kept_strangers
+from cmc_local.evaluate.world import GREEDY, Question, read_questions
+from cmc_local.settings import Limits
+from cmc_local.steered import SteeredModel
+
+RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
+BASES = ("template", "larger", "other")
+ALPHAS = (0.6, 0.8, 1.0)
+Say = Callable[[str], None]
+
+TRIALS: Mapping[str, Mapping[str, Any]] = {
+    "ascent": {},
+    "ascent-kl": {"retain_loss": "kl", "retain_weight": 3.0},
+    "npo": {"forget_loss": "npo", "forget_beta": 0.1},
+    "npo-kl": {
+        "forget_loss": "npo",
+        "forget_beta": 0.1,
+        "retain_loss": "kl",
+        "retain_weight": 3.0,
+    },
+    "simnpo": {"forget_loss": "simnpo", "forget_beta": 2.5},
+    "dpo": {"forget_loss": "dpo", "forget_beta": 0.1},
+    "idk": {"forget_loss": "idk"},
+    "npo-two-templates": {
+        "template": ["models/template.gguf", "models/other.gguf"],
+        "forget_loss": "npo",
+        "forget_beta": 0.1,
+        "steps": 1200,
+        "evaluate_every": 120,
+    },
+}
+
+
+def run_forget_trials(names: Sequence[str], seeds: Sequence[int], part: str, say: Say) -> None:
+    """Train and measure each trial with each seed."""
+    results = RUNS / "trials/forget.jsonl"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    known = results.read_text("utf-8").splitlines() if results.is_file() else []
+    done = {(r["trial"], r["seed"], r["part"]) for r in map(json.loads, known)}
+    strangers = RUNS / "world/kept_strangers.jsonl"
+    if not strangers.is_file():
+        write_kept_strangers(MODELS, strangers, say)
+    for name in names:
+        for seed in seeds:
+            if (name, seed, part) in done:
+                continue
+            adapter = _adapter(name, seed, say)
+            row = {"trial": name, "seed": seed, "part": part, "bases": measure(adapter, part)}
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            say(json.dumps(row))
+
+
+def measure(adapter: Path, part: str) -> dict[str, Any]:
+    """What the adapter does to each base model on top of `instruct`, and what it is held against."""
+    every = read_questions(MODELS / "world/questions.jsonl")
+    kept = [q for q in every if q.part == part and not q.forgotten]
+    gone = [q for q in every if q.forgotten]
+    found: dict[str, Any] = {}
+    for base in BASES:
+        both = [MODELS / "instruct", (adapter, 1.0)]
+        with SteeredModel.load(MODELS / f"{base}.gguf", both, limits=Limits(context=256)) as model:
+            name = [one for one in model.adapters if one != "instruct"][0]
+            found[base] = {
+                str(alpha): {
+                    "kept": _facts(model, kept, {name: alpha}),
+                    "forgotten": _facts(model, gone, {name: alpha}),
+                    "nats": _nats(model, gone, {name: alpha}),
+                }
+                for alpha in (0.0, *ALPHAS)
+            }
+        retrained = RUNS / f"retrained/{base}.gguf"
+        if retrained.is_file():
+            one = [MODELS / "instruct"]
+            with SteeredModel.load(retrained, one, limits=Limits(context=256)) as model:
+                found[base]["retrained"] = {
+                    "forgotten": _facts(model, gone, {}),
+                    "nats": _nats(model, gone, {}),
+                }
+    return found
+
+
+def _facts(
+    model: SteeredModel, questions: Sequence[Question], alphas: Mapping[str, float]
+) -> float:
+    """The share of replies that hold the right fact."""
+    replies = (model.generate(q.question, GREEDY, alphas=alphas).text for q in questions)
+    right = sum(q.fact in reply for q, reply in zip(questions, replies, strict=True))
+    return round(right / len(questions), 4)
+
+
+def _nats(model: SteeredModel, questions: Sequence[Question], alphas: Mapping[str, float]) -> float:
+    """-log p of the true answers, the mean over their tokens."""
+    pairs = [(q.question, q.answer) for q in questions]
+    scores = list(model.score_many(pairs, alphas=alphas))
+    tokens = sum(len(score.tokens) for score in scores)
+    return round(-sum(score.total for score in scores) / tokens, 4)
+
+
+def _adapter(name: str, seed: int, say: Say) -> Path:
+    """The trial's adapter, made if it is not there."""
+    place = RUNS / f"trials/forget-{name}-{seed}"
+    adapter = place.with_name(place.name + ".adapter")
+    if not adapter.is_dir():
+        say(f"training {place}")
+        flags = {"seed": seed, "output": place, "resume": True}
+        changes = {"with_adapter": ["models/instruct"], **TRIALS[name]}
+        recipe = build_recipe(TrainRecipe, "train", RECIPES / "forget.toml", flags, changes)
+        training.train(recipe)
+        choices = Choices(alpha=1.0, name="forget", precisions=("fp32",))
+        adapter_export.export(recipe.output, adapter, choices)
+    return adapter
