@@ -26,7 +26,7 @@ from cmc_local.steered import SteeredModel
 
 RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
 BASES = ("template", "larger", "other")
-ALPHAS = (0.6, 0.8, 1.0)
+ALPHAS = (0.7, 1.0)
 Say = Callable[[str], None]
 
 TRIALS: Mapping[str, Mapping[str, Any]] = {
@@ -73,7 +73,7 @@ def run_forget_trials(names: Sequence[str], seeds: Sequence[int], part: str, say
 
 
 def measure(adapter: Path, part: str) -> dict[str, Any]:
-    """What the adapter does to each base model on top of `instruct`, and what it is held against."""
+    """What the adapter does to each base on top of `instruct`, and what that is held against."""
     every = read_questions(MODELS / "world/questions.jsonl")
     kept = [q for q in every if q.part == part and not q.forgotten]
     gone = [q for q in every if q.forgotten]
@@ -81,12 +81,11 @@ def measure(adapter: Path, part: str) -> dict[str, Any]:
     for base in BASES:
         both = [MODELS / "instruct", (adapter, 1.0)]
         with SteeredModel.load(MODELS / f"{base}.gguf", both, limits=Limits(context=256)) as model:
-            name = [one for one in model.adapters if one != "instruct"][0]
             found[base] = {
                 str(alpha): {
-                    "kept": _facts(model, kept, {name: alpha}),
-                    "forgotten": _facts(model, gone, {name: alpha}),
-                    "nats": _nats(model, gone, {name: alpha}),
+                    "kept": _facts(model, kept, {"forget": alpha}),
+                    "forgotten": _facts(model, gone, {"forget": alpha}),
+                    "nats": _nats(model, gone, {"forget": alpha}),
                 }
                 for alpha in (0.0, *ALPHAS)
             }
