@@ -21,6 +21,7 @@ from cmc_local.commands.workshop import (
 @path_option("--text", "Text to learn; repeatable.", multiple=True)
 @path_option("--valid-text", "Held-out text; repeatable.", multiple=True)
 @path_option("--tokenizer", "The model's: a tokenizer.json, or a GGUF that has it.")
+@click.option("--vocabulary", type=int, help="Instead: tokens of a new one, made of the text.")
 @click.option(
     "--document-separator",
     type=click.Choice(["blank-line", "line", "file"]),

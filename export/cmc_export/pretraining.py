@@ -27,12 +27,15 @@ from transformers import LlamaForCausalLM
 from cmc_export import delta_model
 from cmc_export.loop import Batch, Objective, check_output, fit, total_steps, write_output
 from cmc_export.recipe import PretrainRecipe, Separator, Shape, as_json
+from cmc_export.tokenizer_training import sentencepiece_style
 from cmc_local import base_header
 from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
 from cmc_local.tokenizer_from_gguf import tokenizer_of
 from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
 
 MAX_HELD_OUT_ROWS = 128
+TOKENIZER_SAMPLE = 20_000
+"""Documents that a new tokenizer is trained on at most."""
 
 
 class Rows(Dataset[Tensor]):
@@ -71,7 +74,7 @@ def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
     """
     if not check_output(recipe):
         return {"output": str(recipe.output), "already_there": True}
-    words = tokenizer_json(recipe.tokenizer)
+    words = words_of(recipe)
     tokenizer, vocabulary = read_tokenizer(words)
     model = start_model(recipe, vocabulary, recipe.seed)
     _check_row_length(recipe, model)
@@ -88,7 +91,7 @@ def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
 
 def plan(recipe: PretrainRecipe) -> dict[str, Any]:
     """What `pretrain` would do, without doing it: parameters, tokens, steps."""
-    tokenizer, vocabulary = read_tokenizer(tokenizer_json(recipe.tokenizer))
+    tokenizer, vocabulary = read_tokenizer(words_of(recipe))
     model = start_model(recipe, vocabulary, recipe.seed)
     train_rows, valid_rows = read_rows(recipe, tokenizer, vocabulary)
     steps = total_steps(recipe, len(train_rows))
@@ -99,6 +102,18 @@ def plan(recipe: PretrainRecipe) -> dict[str, Any]:
         "steps": steps,
         "tokens_in_all": steps * recipe.batch * recipe.accumulation * recipe.row_length,
     }
+
+
+def words_of(recipe: PretrainRecipe) -> bytes:
+    """The recipe's tokenizer.json: a given one, or a new one of the texts."""
+    if recipe.tokenizer is not None:
+        return tokenizer_json(recipe.tokenizer)
+    documents = read_documents(recipe.text, recipe.document_separator)
+    sample = random.Random(recipe.seed).sample(documents, min(len(documents), TOKENIZER_SAMPLE))
+    try:
+        return sentencepiece_style(sample, recipe.vocabulary).to_str().encode()
+    except ValueError as error:
+        raise UsageError(f"vocabulary {recipe.vocabulary} is too small: {error}") from None
 
 
 def tokenizer_json(path: Path) -> bytes:

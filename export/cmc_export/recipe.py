@@ -18,6 +18,8 @@ from cmc_local.adapter import Normalization
 from cmc_local.errors import InputError, UsageError
 from cmc_local.prompts import Turns
 
+LEAST_VOCABULARY = 300
+"""Three control tokens, 256 bytes, and some letters."""
 Precision = Literal["auto", "fp32", "bf16"]
 Task = Literal["instruct", "forget"]
 ForgetLoss = Literal["ascent", "npo", "simnpo", "dpo", "idk"]
@@ -93,7 +95,10 @@ class PretrainRecipe(Loop, Shape):
     """A plain language-model pass over text files."""
 
     text: tuple[Path, ...]
-    tokenizer: Path
+    tokenizer: Path | None = None
+    """A tokenizer.json, or a GGUF file that has it."""
+    vocabulary: int = 0
+    """Without a tokenizer: the tokens of a new one, trained on the texts."""
     valid_text: tuple[Path, ...] = ()
     document_separator: Separator = "blank-line"
     row_length: int = 256
@@ -105,6 +110,13 @@ class PretrainRecipe(Loop, Shape):
         _check_choice("document_separator", self.document_separator, get_args(Separator))
         if not self.text:
             raise UsageError("no text to train on: give --text FILE")
+        if (self.tokenizer is None) == (self.vocabulary == 0):
+            raise UsageError(
+                "give either --tokenizer FILE or --vocabulary N, the size of a new tokenizer"
+            )
+        least = LEAST_VOCABULARY
+        _check("vocabulary", self.vocabulary, self.vocabulary in (0, *range(least, 2**20)),
+               f"at least {least}")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

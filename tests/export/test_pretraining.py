@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,20 @@ def test_a_gguf_gives_its_tokenizer(tiny_gguf: Path, tiny_folder: Path, tmp_path
     pretraining.pretrain(recipe)
     found = from_tokenizer_json(tmp_path / "out" / "tokenizer.json")
     assert found.fingerprint == from_tokenizer_json(tiny_folder / "tokenizer.json").fingerprint
+
+
+def test_a_new_tokenizer_of_the_texts(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(tiny_models.TEXTS), "utf-8")
+    recipe = PretrainRecipe(
+        text=(text,), vocabulary=400, output=tmp_path / "out", steps=1, batch=1, width=16,
+        layers=1, heads=1, mlp=32, context=64, row_length=16, device="cpu", threads=1,
+    )  # fmt: skip
+    pretraining.pretrain(recipe)
+    assert len(from_tokenizer_json(tmp_path / "out" / "tokenizer.json")) == 400
+    with pytest.raises(UsageError, match="too small"):
+        pretraining.plan(replace(recipe, vocabulary=310))
+    with pytest.raises(UsageError, match="either --tokenizer"):
+        replace(recipe, vocabulary=0)
+    with pytest.raises(UsageError, match="at least 300"):
+        replace(recipe, vocabulary=20)
