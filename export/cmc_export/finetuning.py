@@ -283,7 +283,9 @@ def add_lora(model: LlamaForCausalLM, recipe: FinetuneRecipe) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
-        raise MissingExtra(f"{error.name} is not installed: pip install peft") from None
+        raise MissingExtra(
+            f'{error.name} is not installed: pip install "cmc-local[train]"'
+        ) from None
     config = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.lora_alpha, target_modules=list(recipe.targets)
     )

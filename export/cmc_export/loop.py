@@ -19,6 +19,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,7 @@ def fit(
     steps = total_steps(loop, len(train_rows))
     bf16 = use_bf16(loop)
     arguments = _arguments(loop, run, steps, looks if valid_rows is not None else 0)
-    if by_length:
-        arguments.train_sampling_strategy = "group_by_length"
+    arguments.train_sampling_strategy = "group_by_length" if by_length else "random"
     trainer = LoopTrainer(
         objective,
         collate,
@@ -243,9 +243,8 @@ def fit(
         train_dataset=train_rows,
         eval_dataset=valid_rows,
     )
-    log = LogWriter(
-        run / "log.jsonl", steps, lambda: trainer.tokens_seen * processes(), writes=leads()
-    )
+    seen = partial(_tokens_seen, trainer)
+    log = LogWriter(run / "log.jsonl", steps, seen, writes=leads())
     interrupt, best = Interrupt(), BestKeeper(run / "best", patience, writes=leads())
     trainer.callback_handler.callbacks.clear()
     for callback in _callbacks(loop, log, interrupt, best):
@@ -268,6 +267,10 @@ def fit(
         "parameters": model.num_parameters(),
         "precision": "bf16" if bf16 else "fp32",
     }
+
+
+def _tokens_seen(trainer: LoopTrainer) -> int:
+    return trainer.tokens_seen * processes()
 
 
 def _callbacks(loop: Loop, log: LogWriter, interrupt: Interrupt, best: BestKeeper) -> list[Any]:

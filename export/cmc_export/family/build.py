@@ -11,35 +11,22 @@ A stage whose result is there is passed over, and an unfinished one goes on.
 from __future__ import annotations
 
 import itertools
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from cmc_export import gguf_file
 from cmc_export.family.texts import data_folder, write_texts
+from cmc_export.stages import Say, Stage, run
 from cmc_local import base_header
 from cmc_local.base_quantize import quantize
-from cmc_local.errors import TrainingError
 
 RUNS, RECIPES = Path("runs/family"), Path("export/recipes/family")
 BASES = ("small", "other", "large")
-Say = Callable[[str], None]
 
 LEARN = "--prompt cmc --turns last --batch 16 --evaluate-every 100 --patience 2 --resume"
 INSTRUCT = f"--data {RUNS}/train.jsonl --valid {RUNS}/valid.jsonl {LEARN}"
 TOFU_STEPS = 1250
 TOFU_LIMIT = 100
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A command (after `cmc-local`), and what it makes."""
-
-    result: Path
-    command: str
 
 
 def make_family(say: Say) -> None:
@@ -67,17 +54,6 @@ def make_ggufs(name: str, say: Say) -> None:
             quantize(whole, target, kind, threads=1)  # type: ignore[arg-type]
     for path in sorted(RUNS.glob(f"{name}*.gguf")):
         say(f"{path.name}: {base_header.read(path).tensor_types}")
-
-
-def run(stage: Stage, say: Say) -> None:
-    """Run a stage's command in a process of its own, unless its result is there."""
-    if stage.result.exists():
-        return
-    say(f"cmc-local {stage.command}")
-    words = [sys.executable, "-m", "cmc_local", *shlex.split(stage.command)]
-    code = subprocess.run(words, check=False).returncode
-    if code:
-        raise TrainingError(f"`cmc-local {stage.command}` ended with {code}: see above")
 
 
 def instruct_stages() -> Iterator[Stage]:

@@ -2,6 +2,7 @@
 
     models      everything in models/
     ceilings    the base models fine-tuned themselves
+    rivals      fine-tuning, LoRA and proxy-tuning in one table with the bundled adapter
     retrained   the base models without the forgotten authors
     trials, forget-trials   other ways of training `instruct` and `forget`
 
@@ -19,10 +20,11 @@ from cmc_export.world.ceilings import make_ceilings
 from cmc_export.world.forget_trials import TRIALS as FORGET_TRIALS
 from cmc_export.world.forget_trials import run_forget_trials
 from cmc_export.world.retrained import BASES, make_retrained
+from cmc_export.world.rivals import make_rivals
 from cmc_export.world.trials import TRIALS, run_trials
 from cmc_local.errors import CmcError, UsageError
 
-WHAT = ("models", "ceilings", "retrained", "trials", "forget-trials")
+WHAT = ("models", "ceilings", "retrained", "rivals", "trials", "forget-trials")
 
 
 def main() -> int:
@@ -45,7 +47,8 @@ def main() -> int:
             _known(chosen.names, BASES)
             make_retrained(_say, chosen.names or BASES)
         else:
-            {"models": make_models, "ceilings": make_ceilings}[chosen.what](_say)
+            makers = {"models": make_models, "ceilings": make_ceilings, "rivals": make_rivals}
+            makers[chosen.what](_say)
     except CmcError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
