@@ -1,5 +1,6 @@
 """`python -m cmc_export.world WHAT`: makes the small world's models, or what they are measured by.
 
+    texts       what it is trained on, into runs/world
     models      everything in models/
     ceilings    the base models fine-tuned themselves
     rivals      fine-tuning, LoRA and proxy-tuning in one table with the bundled adapter
@@ -15,7 +16,7 @@ import argparse
 import sys
 from collections.abc import Collection, Sequence
 
-from cmc_export.world.build import make_models
+from cmc_export.world.build import make_models, make_texts
 from cmc_export.world.ceilings import make_ceilings
 from cmc_export.world.forget_trials import TRIALS as FORGET_TRIALS
 from cmc_export.world.forget_trials import run_forget_trials
@@ -24,7 +25,15 @@ from cmc_export.world.rivals import make_rivals
 from cmc_export.world.trials import TRIALS, run_trials
 from cmc_local.errors import CmcError, UsageError
 
-WHAT = ("models", "ceilings", "retrained", "rivals", "trials", "forget-trials")
+WHAT = ("texts", "models", "ceilings", "retrained", "rivals", "trials", "forget-trials")
+
+
+MAKERS = {
+    "texts": make_texts,
+    "models": make_models,
+    "ceilings": make_ceilings,
+    "rivals": make_rivals,
+}
 
 
 def main() -> int:
@@ -47,8 +56,7 @@ def main() -> int:
             _known(chosen.names, BASES)
             make_retrained(_say, chosen.names or BASES)
         else:
-            makers = {"models": make_models, "ceilings": make_ceilings, "rivals": make_rivals}
-            makers[chosen.what](_say)
+            MAKERS[chosen.what](_say)
     except CmcError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -30,11 +30,16 @@ BASES = ("template", "other", "larger")
 Say = Callable[[str], None]
 
 
-def make_models(say: Say) -> None:
-    """Everything that ships."""
+def make_texts(say: Say) -> None:
+    """What everything is trained on."""
     if not (RUNS / "world/retain.jsonl").is_file():
         say("texts")
         write_texts(RUNS, MODELS)
+
+
+def make_models(say: Say) -> None:
+    """Everything that ships."""
+    make_texts(say)
     for name in BASES:
         _pretrain(name, say)
         make_base(name, say)
