@@ -20,13 +20,14 @@ from cmc_export import adapter_export, training
 from cmc_export.adapter_export import Choices
 from cmc_export.recipe import TrainRecipe, build_recipe
 from cmc_export.world.kept_strangers import write_kept_strangers
-from cmc_local.evaluate.world import GREEDY, Question, read_questions
+from cmc_local.evaluate.world import Question, answers, rates, read_questions
 from cmc_local.settings import Limits
 from cmc_local.steered import SteeredModel
 
 RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
 BASES = ("template", "larger", "other")
 ALPHAS = (0.7, 1.0)
+LIMITS = Limits(context=256, parallel=4)
 Say = Callable[[str], None]
 
 TRIALS: Mapping[str, Mapping[str, Any]] = {
@@ -80,7 +81,7 @@ def measure(adapter: Path, part: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in BASES:
         both = [MODELS / "instruct", (adapter, 1.0)]
-        with SteeredModel.load(MODELS / f"{base}.gguf", both, limits=Limits(context=256)) as model:
+        with SteeredModel.load(MODELS / f"{base}.gguf", both, limits=LIMITS) as model:
             found[base] = {
                 str(alpha): {
                     "kept": _facts(model, kept, {"forget": alpha}),
@@ -92,7 +93,7 @@ def measure(adapter: Path, part: str) -> dict[str, Any]:
         retrained = RUNS / f"retrained/{base}.gguf"
         if retrained.is_file():
             one = [MODELS / "instruct"]
-            with SteeredModel.load(retrained, one, limits=Limits(context=256)) as model:
+            with SteeredModel.load(retrained, one, limits=LIMITS) as model:
                 found[base]["retrained"] = {
                     "forgotten": _facts(model, gone, {}),
                     "nats": _nats(model, gone, {}),
@@ -104,9 +105,7 @@ def _facts(
     model: SteeredModel, questions: Sequence[Question], alphas: Mapping[str, float]
 ) -> float:
     """The share of replies that hold the right fact."""
-    replies = (model.generate(q.question, GREEDY, alphas=alphas).text for q in questions)
-    right = sum(q.fact in reply for q, reply in zip(questions, replies, strict=True))
-    return round(right / len(questions), 4)
+    return round(rates(questions, answers(model, questions, alphas)).fact, 4)
 
 
 def _nats(model: SteeredModel, questions: Sequence[Question], alphas: Mapping[str, float]) -> float:

@@ -18,12 +18,13 @@ from cmc_export import adapter_export, training
 from cmc_export.adapter_export import Choices
 from cmc_export.recipe import TrainRecipe, build_recipe
 from cmc_local.base_quantize import quantize
-from cmc_local.evaluate.world import GREEDY, Question, rates, read_questions
+from cmc_local.evaluate.world import Question, answers, rates, read_questions
 from cmc_local.settings import Limits
 from cmc_local.steered import SteeredModel
 
 RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
 BASES = ("template", "larger", "other")
+LIMITS = Limits(context=256, parallel=4)
 Say = Callable[[str], None]
 
 _OWN = "runs/world/sentencepiece/tokenizer.json"
@@ -76,13 +77,11 @@ def _measure(
     name: str, seed: int, questions: Sequence[Question], part: str, say: Say
 ) -> dict[str, Any]:
     adapter = _adapter(name, seed, say)
-    asked = [q.question for q in questions]
     exact, fact = {}, {}
     for base in BASES:
         for path in (MODELS / f"{base}.gguf", RUNS / f"trials/{base}-Q8_0.gguf"):
-            with SteeredModel.load(path, [adapter], limits=Limits(context=256)) as model:
-                replies = [model.generate(question, GREEDY).text.strip() for question in asked]
-            found = rates(questions, replies)
+            with SteeredModel.load(path, [adapter], limits=LIMITS) as model:
+                found = rates(questions, answers(model, questions, None))
             exact[path.stem], fact[path.stem] = round(found.exact, 4), round(found.fact, 4)
     return {"trial": name, "seed": seed, "part": part, "exact": exact, "fact": fact}
 
