@@ -33,3 +33,13 @@ def test_a_cpu_never_passes_for_a_gpu(bundled_models: Path) -> None:
     done = run_check()
     assert done.returncode == 1
     assert done.stderr.startswith("tests/gpu/check.py: failed: ")
+
+
+def test_a_cpu_never_passes_for_a_gpu_in_training(bundled_models: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("a usable GPU is here: run tests/gpu/train_check.py by hand")
+    script = CHECK.with_name("train_check.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("tests/gpu/train_check.py: failed: ")
