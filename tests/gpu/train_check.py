@@ -4,8 +4,8 @@
 
 Run by hand on a machine with a GPU and the extra `train`. Trains the same delta twice, on the CPU
 and on the GPU, and compares the loss curves; beside a GGUF the template is offloaded where this
-build of llama.cpp offloads. Exit code 1 unless PyTorch has a GPU and the curves agree. The last line
-is JSON.
+build of llama.cpp offloads. Exit code 1 unless PyTorch has a GPU and the curves agree. The last
+line is JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def curve(template: Path, folder: Path, steps: int, device: str) -> list[float]:
             shape="nano-s",
             context=256,
             seed=1,
-        )  # fmt: skip
+        )
     )
     lines = (folder / device / "log.jsonl").read_text("utf-8").splitlines()
     return [record["loss"] for record in map(json.loads, lines) if "loss" in record]

@@ -43,10 +43,17 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
     "simnpo": {"forget_loss": "simnpo", "forget_beta": 2.5},
     "dpo": {"forget_loss": "dpo", "forget_beta": 0.1},
     "idk": {"forget_loss": "idk"},
-    "npo-two-templates": {
-        "template": ["models/template.gguf", "models/other.gguf"],
+    "npo-three-templates": {
+        "template": ["models/template.gguf", "models/larger.gguf", "models/other.gguf"],
+        "tokenizer": "runs/world/sentencepiece/tokenizer.json",
         "forget_loss": "npo",
         "forget_beta": 0.1,
+        "steps": 1200,
+        "evaluate_every": 120,
+    },
+    "ascent-three-templates": {
+        "template": ["models/template.gguf", "models/larger.gguf", "models/other.gguf"],
+        "tokenizer": "runs/world/sentencepiece/tokenizer.json",
         "steps": 1200,
         "evaluate_every": 120,
     },
