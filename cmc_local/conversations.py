@@ -127,12 +127,16 @@ def _records(path: Path) -> Iterable[tuple[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: give a JSON or JSONL file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): give a JSON or JSONL file"
+        ) from None
+    except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read as UTF-8 text ({error}): convert it") from None
     if text.lstrip()[:1] == "[":
         try:
             return [(f"entry {i}", record) for i, record in enumerate(json.loads(text), 1)]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{_line(error)}: expected a JSON list, {error}") from None
     return _lines(path, text)
 
@@ -143,7 +147,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             reason = str(error).split(":")[0]
             raise DataError(
                 f"{path}:{number}: expected one JSON object on this line ({reason})"
@@ -151,7 +155,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         yield str(number), record
 
 
-def _line(error: ValueError) -> int:
+def _line(error: Exception) -> int:
     return error.lineno if isinstance(error, json.JSONDecodeError) else 1
 
 

@@ -33,13 +33,32 @@ from cmc_local.errors import TokenizerError
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # enum llama_token_type
 _MARKER: Final = "\u2581"
+_DIGITS: Final = r"\p{N}"
+_FALCON: Final = (r"[\p{P}\$\+<=>\^~\|`]+", GPT2_WORDS, r"[0-9][0-9][0-9]")
+# fmt: off
+_FAMILIES: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
+    ((GPT2_WORDS,), (
+        "gpt-2", "mpt", "olmo", "jais", "phi-2", "roberta-bpe", "gigachat", "trillion", "a.x-4.0",
+        "mellum", "granite-docling", "exaone4", "jina-es", "jina-de", "jina-v1-en", "jina-v2-es",
+        "jina-v2-de", "jina-v2-code",
+    )),
+    ((_DIGITS, GPT2_WORDS), (
+        "starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b",
+    )),
+    ((LLAMA3_WORDS,), (
+        "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+        "glm4", "jina-v5-nano", "dbrx", "smaug-bpe", "chatglm-bpe",
+    )),
+    ((QWEN2_WORDS,), (
+        "qwen2", "qwen35", "stablelm2", "deepseek-r1-qwen", "hunyuan", "megrez", "kormo",
+    )),
+    (_FALCON, ("falcon",)),
+)
+# fmt: on
 _PATTERNS: Final[Mapping[str, tuple[str, ...]]] = {
-    "gpt-2": (GPT2_WORDS,),
-    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", GPT2_WORDS, r"[0-9][0-9][0-9]"),
-    "llama-bpe": (LLAMA3_WORDS,),
-    "qwen2": (QWEN2_WORDS,),
+    name: patterns for patterns, names in _FAMILIES for name in names
 }
-_WHOLE_WORDS: Final = ("llama-bpe",)
+_WHOLE_WORDS: Final = frozenset(_FAMILIES[2][1]) - {"dbrx", "smaug-bpe", "chatglm-bpe"}
 """Pre-tokenizers whose models take a word that is a token without merging it."""
 
 
@@ -62,6 +81,12 @@ def tokenizer_of(gguf: str | Path) -> Tokenizer:
         raise TokenizerError(
             f"{path} lacks tokenizer.ggml.{missing.args[0]}: convert the model anew"
         ) from None
+    except TokenizerError:
+        raise
+    except Exception as error:  # the tokenizers package raises nothing narrower
+        raise TokenizerError(
+            f"{path} holds a damaged tokenizer ({error}): convert the model anew"
+        ) from None
     return tokenizer
 
 
@@ -70,7 +95,7 @@ def _byte_level(found: Mapping[str, Any], path: Path) -> Tokenizer:
     if name not in _PATTERNS:
         raise TokenizerError(
             f"{path} names the pre-tokenizer {name}, whose pattern is not known here: take the "
-            f"tokenizer.json of the model it was made of; known are {', '.join(_PATTERNS)}"
+            f"tokenizer.json of the model it was made of; known are {', '.join(sorted(_PATTERNS))}"
         )
     merges = [_halves(merge) for merge in found["merges"]]
     tokenizer = Tokenizer(

@@ -79,6 +79,8 @@ def test_json_list_and_lines_are_told_apart_by_their_content(tmp_path: Path) -> 
         ('{"question": "a", "answer": "b"}\n{"question": "a"}\n', ":2:"),
         ('[{"question": "a", "answer": "b"},\n {"question": "a"}]', ":entry 2:"),
         ('[{"question": "a", "answer": "b"},\n {"question" }]', ":2:"),
+        ("[" * 100_000, ":1:"),
+        ('{"a": ' + "[" * 100_000, ":1:"),
         ("", "no example with an answer"),
         ('{"question": "a", "answer": " "}\n', "no example with an answer"),
     ],
@@ -98,6 +100,8 @@ def test_a_missing_file_and_bytes_that_are_no_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_conversations([tmp_path / "none.json"])
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\): give a JSON"):
+        read_conversations([tmp_path])
     with pytest.raises(DataError, match="UTF-8"):
         read_conversations([tmp_path / "bytes.json"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -70,6 +71,38 @@ def test_nothing_but_bos_is_put_around_a_text(shared_data: Path, name: str) -> N
     assert tokenizer.encode("</s><s><|endoftext|>")[:1] != [tokenizer.eos_id]
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("gpt-2", "phi-2"),
+        ("gpt-2", "smollm"),
+        ("gpt-2", "command-r"),
+        ("llama-bpe", "pixtral"),
+        ("llama-bpe", "smaug-bpe"),
+        ("qwen2", "deepseek-r1-qwen"),
+    ],
+)
+def test_a_pre_tokenizer_by_name_cuts_as_llama_cpp_does(
+    shared_data: Path, tmp_path: Path, source: str, name: str
+) -> None:
+    vocabulary = shared_data / "vocab" / f"ggml-vocab-{source}.gguf"
+    renamed = rename_pre_tokenizer(vocabulary, name, tmp_path / f"{name}.gguf")
+    texts = Path(f"{vocabulary}.inp").read_text(encoding="utf-8").split(BORDER)
+    text = "\n".join(text for text in texts if text)
+    assert ids(renamed, text) == base_tokenizer.encode(renamed, text)
+
+
+def rename_pre_tokenizer(path: Path, name: str, target: Path) -> Path:
+    """The same vocabulary under another pre-tokenizer's name; a file without tensors can shift."""
+    data = path.read_bytes()
+    at = data.index(b"tokenizer.ggml.pre") + len(b"tokenizer.ggml.pre")
+    kind, length = struct.unpack_from("<IQ", data, at)
+    assert kind == 8  # a string
+    value = struct.pack("<Q", len(name)) + name.encode()
+    target.write_bytes(data[: at + 4] + value + data[at + 12 + length :])
+    return target
+
+
 def header(path: Path, *, begin: int | None, end: int | None, puts_begin: bool = True) -> Path:
     """A GGUF of a byte-level vocabulary alone: three control tokens, "a", "b" and "ab"."""
     writer = gguf.GGUFWriter(path, "llama")
@@ -136,3 +169,23 @@ def test_what_cannot_be_written_is_refused(shared_data: Path, tmp_path: Path) ->
     (tmp_path / "no.gguf").write_bytes(b"no")
     with pytest.raises(GGUFError, match="is no GGUF file"):
         tokenizer_of(tmp_path / "no.gguf")
+
+
+@pytest.mark.parametrize(
+    ("merges", "types"),
+    [(["a z"], [3, 1, 1, 1]), ([""], [3, 1, 1, 1]), (["a b"], [3, 1])],
+)
+def test_a_damaged_tokenizer_is_one_line(
+    tmp_path: Path, merges: list[str], types: list[int]
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(["</s>", "a", "b", "ab"])
+    writer.add_token_types(types)
+    writer.add_token_merges(merges)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(TokenizerError, match=r"m\.gguf holds a damaged tokenizer"):
+        tokenizer_of(tmp_path / "m.gguf")

@@ -11,6 +11,7 @@ the runtime. It is also the edge where errors become exit codes:
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -137,6 +138,9 @@ def _report(error: BaseException) -> int:
             return _say(_usage(error), 2)
         case click.ClickException():
             return _say(error.format_message(), error.exit_code)
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told = f"no room is left to write to ({error.strerror})"
+            return _say(f"{told}: make some, and run the command again", 1)
         case OSError() if error.filename is not None:
             return _say(f"{error.filename}: {error.strerror or error}", 1)
         case _:

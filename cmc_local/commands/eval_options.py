@@ -21,6 +21,7 @@ import click
 from cmc_local.commands import options
 from cmc_local.conversation import BasePrompt
 from cmc_local.errors import UsageError
+from cmc_local.evaluate.extra import import_extra
 from cmc_local.settings import MOST_PARALLEL, Control, Limits, Sampling
 
 PARALLEL: Final = 4
@@ -106,12 +107,19 @@ def measured(function: Callable[..., None]) -> Callable[..., None]:
             click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
                          help="Write results there; the same command goes on after a stop."),
             click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
-                         help="Write a page with tables and plots."),
+                         callback=_can_plot, help="Write a page with tables and plots."),
             options.json_output,
         )
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def _can_plot(_ctx: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """The path as it is; MissingExtra before anything is measured rather than after."""
+    if path is not None:
+        import_extra("matplotlib")
+    return path
 
 
 def limit(function: Callable[..., None]) -> Callable[..., None]:
@@ -148,6 +156,8 @@ def _without(words: Sequence[str]) -> list[str]:
     kept, rest = [], iter(words)
     for word in rest:
         name = "--output" if word == "-o" else word.partition("=")[0]
+        if word.startswith("-o") and word != "-o":
+            continue  # -oFILE
         if name in _OF_THE_RUN:
             if "=" not in word:
                 next(rest, None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cmc_local.errors import UsageError
+from cmc_local.errors import DataError, UsageError
 from cmc_local.evaluate.records import read_records
 from cmc_local.evaluate.results import FORMAT, read_results
 
@@ -38,6 +38,9 @@ def _curve(text: str) -> dict[str, Any]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training log that have a step; DataError names a line that is no JSON."""
+    """The lines of a training log that have a step; DataError without one."""
     records = read_records(path, "a run's log.jsonl")
-    return [record for _, record in records if "step" in record]
+    points = [record for _, record in records if "step" in record]
+    if not points:
+        raise DataError(f"{path} has no line with a step: give a run's log.jsonl")
+    return points

@@ -13,6 +13,7 @@ from cmc_local.conversations import read_conversations
 from cmc_local.evaluate.answering import lengths, rouge_means
 from cmc_local.evaluate.journal import fingerprint
 from cmc_local.evaluate.results import Strength, spread
+from cmc_local.evaluate.rouge import check_installed
 from cmc_local.settings import Sampling
 from cmc_local.steered import SteeredModel
 
@@ -24,6 +25,7 @@ from cmc_local.steered import SteeredModel
 @eval_options.measured
 def rouge(setup: eval_options.Setup, data: Path, limit: int | None, sampling: Sampling) -> None:
     """ROUGE-L F1 and recall of replies against held-out answers, and the replies' length."""
+    check_installed()
     talks = spread(read_conversations([data]), limit)
     prompts, references = [talk[:-1] for talk in talks], [talk[-1]["content"] for talk in talks]
 

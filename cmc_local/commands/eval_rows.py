@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,21 @@ from typing import Any
 
 import click
 
+from cmc_local.adapter import SETTINGS_FILE
 from cmc_local.commands import loading
 from cmc_local.commands.eval_options import Setup
 from cmc_local.commands.progress import progress
 from cmc_local.conversation import BasePrompt
-from cmc_local.errors import UsageError
+from cmc_local.errors import AdapterError, UsageError
 from cmc_local.evaluate.answering import answers
 from cmc_local.evaluate.journal import Journal, Told, Value, Work, fingerprint, journal_path
-from cmc_local.evaluate.results import ResultRow, Strength, document, strengths
+from cmc_local.evaluate.results import (
+    ResultRow,
+    Strength,
+    data_key,
+    document,
+    strengths,
+)
 from cmc_local.evaluate.whole_file import write_json
 from cmc_local.settings import Sampling
 from cmc_local.steered import Prompt, SteeredModel
@@ -104,20 +111,45 @@ def writing(
 
 
 def print_rows(rows: Sequence[ResultRow]) -> None:
-    """The rows as a table on stdout; what does not fit beside each other stands below it."""
+    """The rows as columns on stdout; what does not fit beside each other stands below it."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # not read as markup: a name may hold brackets
 
-    table = Table(title=f"{rows[0].model}: {rows[0].task} on {rows[0].count:,} questions")
+    console = Console()
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    table.add_column("")
+    title = f"{rows[0].model}: {rows[0].task} on {rows[0].count:,} questions"
+    for part in fitting(rows, names, console.width):
+        table = Table(title=Text(title))
+        table.add_column("", no_wrap=True)
+        for row in part:
+            table.add_column(Text(_heading(row)), justify="right")
+        for name in names:
+            table.add_row(name.replace("_", " "), *(_cell(row, name) for row in part))
+        console.print(table)
+
+
+def fitting(
+    rows: Sequence[ResultRow], names: Sequence[str], width: int
+) -> Iterator[list[ResultRow]]:
+    """The rows in parts whose columns have room beside each other, one column at least."""
+    room = width - max(map(len, names), default=0) - 4  # with the borders and a space each side
+    part: list[ResultRow] = []
+    left = room
     for row in rows:
-        table.add_column(_heading(row), justify="right")
-    for name in names:
-        cells = (row.metrics.get(name) for row in rows)
-        shown = ("-" if cell is None else f"{cell:.4g}" for cell in cells)
-        table.add_row(name.replace("_", " "), *shown)
-    Console().print(table)
+        lines = (*_heading(row).split("\n"), *(_cell(row, name) for name in names))
+        need = max(map(len, lines)) + 3
+        if False:
+            yield part
+            part, left = [], room
+        part.append(row)
+        left -= need
+    yield part
+
+
+def _cell(row: ResultRow, name: str) -> str:
+    value = row.metrics.get(name)
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _heading(row: ResultRow) -> str:
@@ -152,6 +184,7 @@ def _row(
         alpha=strength.alpha,
         metrics=found.metrics,
         count=task.count,
+        data=data_key(task.settings),
         command=setup.row_command(task.name, strength.given),
         items=found.items,
     )
@@ -169,6 +202,8 @@ def journal_file(output: Path | None) -> Path | None:
     """Where the journal is; results that have none are not written over."""
     if output is None:
         return None
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder: give --output a file")
     path = journal_path(output)
     if output.exists() and not path.exists():
         raise UsageError(
@@ -180,10 +215,11 @@ def journal_file(output: Path | None) -> Path | None:
 
 def settings(setup: Setup, task: Task) -> dict[str, Any]:
     """What the journal's values depend on; strengths are told apart within it."""
+    adapters = loading.acting_adapters(setup.gguf, setup.adapters, setup.proxies, setup.loras)
     return {
         "task": task.name,
         "model": fingerprint(setup.gguf),
-        "adapters": [fingerprint(one.path / "adapter.json") for one in setup.adapters],
+        "adapters": [_adapter_fingerprint(one.path) for one in adapters],
         "proxies": [
             [fingerprint(one.expert), fingerprint(one.antiexpert), one.prompt]
             for one in setup.proxies
@@ -194,3 +230,13 @@ def settings(setup: Setup, task: Task) -> dict[str, Any]:
         "context": setup.limits.context,
         **task.settings,
     }
+
+
+def _adapter_fingerprint(folder: Path) -> dict[str, Any]:
+    """That of its settings file, which holds the hashes of all others."""
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        raise AdapterError(
+            f"{folder} is not an adapter folder: give the folder that holds {SETTINGS_FILE}"
+        )
+    return fingerprint(path)

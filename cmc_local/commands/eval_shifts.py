@@ -167,15 +167,16 @@ def _name(gguf: Path, taken: dict[str, Any], acting: str = "") -> str:
 def _print(results: dict[str, Any], places: int) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # not read as markup: a file's name may hold brackets
 
     console, found = Console(), results["shifts"]
     for kind in ("cosine", "sinkhorn"):
         table = Table(title=f"{kind.capitalize()} of the shifts at {places} places")
         table.add_column("")
         for name in found["models"]:
-            table.add_column(name, justify="right")
+            table.add_column(Text(name), justify="right")
         for name, row in zip(found["models"], found[kind], strict=True):
-            table.add_row(name, *(f"{value:.3f}" for value in row))
+            table.add_row(Text(name), *(f"{value:.3f}" for value in row))
         console.print(table)
     ranked = sorted(results["moved"], key=lambda one: one["mean_shift"])
     for title, chosen in (("up", ranked[:-11:-1]), ("down", ranked[:10])):

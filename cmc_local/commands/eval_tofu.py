@@ -12,7 +12,8 @@ from cmc_local.commands.eval_rows import Findings, Task, Values
 from cmc_local.evaluate import tofu_run
 from cmc_local.evaluate.journal import fingerprint
 from cmc_local.evaluate.results import Strength, forget_ratios
-from cmc_local.evaluate.tofu import forget_quality
+from cmc_local.evaluate.rouge import check_installed
+from cmc_local.evaluate.tofu import check_comparable, forget_quality
 from cmc_local.settings import Sampling
 from cmc_local.steered import SteeredModel
 
@@ -41,9 +42,12 @@ def tofu(
     Measure the model that never saw the forget set first, with --arm retrained, and give its
     results as --retrained.
     """
+    check_installed()
     sets = tofu_run.read_sets(folder, forget, limit)
     split = f"forget{forget}"
     reference = None if retrained is None else forget_ratios(retrained, split)
+    if reference is not None:
+        check_comparable(len(sets["forget"]), reference)
 
     def measure(model: SteeredModel, strength: Strength, values: Values) -> Findings:
         found = tofu_run.tofu_measures(

@@ -15,7 +15,7 @@ from cmc_local.commands import eval_options, eval_rows, world_table
 from cmc_local.commands.eval_rows import Task
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.journal import Journal, fingerprint
-from cmc_local.evaluate.results import ResultRow, document
+from cmc_local.evaluate.results import ResultRow, data_key, document
 from cmc_local.evaluate.whole_file import write_json
 from cmc_local.evaluate.world import PARTS, Examination, Part, examination, read_questions
 
@@ -77,7 +77,8 @@ def _run_bundled(setup: eval_options.Setup, what: Examination, task: Task) -> li
     settings = {**eval_rows.settings(setup, task), **world_table.fingerprints()}
     rows: list[ResultRow] = []
     with Journal(eval_rows.journal_file(setup.output), settings) as journal:
-        for row in world_table.examined(what, load, journal, setup.measured_words):
+        words, data = setup.measured_words, data_key(task.settings)
+        for row in world_table.examined(what, load, journal, words, data):
             rows.append(row)
             if setup.output is not None:
                 write_json(setup.output, document(rows))

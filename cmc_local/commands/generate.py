@@ -95,7 +95,7 @@ def command(
     """
     if source is None and (resume or alpaca is not None):
         raise UsageError("--resume and --alpaca are for JSONL files: give one with --input")
-    path = target(output, resume=resume, overwrite=overwrite)
+    path = target(output, source, resume=resume, overwrite=overwrite)
     asked = [Question(row, row_messages(row, system)) for row in read_rows(prompt, source)]
     done = answered(path, [one.row for one in asked]) if resume and path is not None else []
     left = asked[len(done) :]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from cmc_local.errors import DataError, InputError, UsageError
-from cmc_local.evaluate.journal import whole_lines
+from cmc_local.evaluate.journal import cut_unfinished, finished_lines
 from cmc_local.steered import Completion
 
 GAINED: Final = ("response", "finish_reason", "tokens", "seconds")
@@ -30,7 +30,7 @@ def result(done: Completion) -> dict[str, Any]:
     }
 
 
-def target(output: str | None, *, resume: bool, overwrite: bool) -> Path | None:
+def target(output: str | None, source: str | None, *, resume: bool, overwrite: bool) -> Path | None:
     """The file to write, None for stdout; UsageError for one that would be lost."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: give one of them")
@@ -39,6 +39,8 @@ def target(output: str | None, *, resume: bool, overwrite: bool) -> Path | None:
             raise UsageError("--resume and --overwrite need a file: give --output FILE")
         return None
     path = Path(output)
+    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+        raise UsageError(f"{output} is the --input too: give another --output")
     if path.is_file() and path.stat().st_size > 0 and not (resume or overwrite):
         raise UsageError(
             f"{output} exists: --resume keeps its answers and goes on, --overwrite begins anew"
@@ -47,16 +49,16 @@ def target(output: str | None, *, resume: bool, overwrite: bool) -> Path | None:
 
 
 def answered(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The answers that a file holds to the first of these rows; a last line cut off is dropped.
+    """The answers that a file holds to the first of these rows, without a last line cut off.
 
     DataError where they are answers to other rows.
     """
     try:
-        lines = whole_lines(path)
+        lines = finished_lines(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}: give another --output") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text: --overwrite begins anew") from None
+    except ValueError:
+        raise DataError(f"{path} holds no answers of this command: give another --output") from None
     if len(lines) > len(rows):
         raise DataError(
             f"{path} has {len(lines)} answers to {len(rows)} rows: give the rows that it was made "
@@ -94,6 +96,8 @@ def opened(path: Path | None, *, resume: bool) -> Iterator[IO[str]]:
         yield sys.stdout
         return
     try:
+        if resume:
+            cut_unfinished(path)
         file = path.open("a" if resume else "w", encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}: give another --output") from None

@@ -83,6 +83,10 @@ def _row(line: str, place: str) -> dict[str, Any]:
         if not isinstance(row, dict):
             raise ValueError(f"{type(row).__name__} found")
         row_messages(row)
+        if "\\u" in line:  # half a character can be escaped, but not written in UTF-8
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: a text holds half a character: write it whole") from None
     except (ValueError, RecursionError, UsageError) as error:
         raise DataError(f"{place}: {error}: each line must be {EXPECTED}") from None
     return row

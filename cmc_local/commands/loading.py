@@ -41,9 +41,7 @@ def steered(
     `tune-alpha` found for this file, which stderr is told; with `profile` off, or LoRA files, which
     make another model of it, its own.
     """
-    chosen = tuple(adapters)
-    if not (chosen or proxies or loras):
-        chosen = default_adapters(gguf)
+    chosen = acting_adapters(gguf, adapters, proxies, loras)
     model = SteeredModel.load(
         gguf,
         [(one.path, one.alpha) for one in chosen],
@@ -66,6 +64,16 @@ def steered(
         model.close()
         raise
     return model
+
+
+def acting_adapters(
+    gguf: Path,
+    adapters: Sequence[AdapterChoice],
+    proxies: Sequence[ProxyChoice],
+    loras: Sequence[LoraChoice],
+) -> tuple[AdapterChoice, ...]:
+    """The adapters that are named, or the default ones where nothing is."""
+    return tuple(adapters) if adapters or proxies or loras else default_adapters(gguf)
 
 
 def default_adapters(gguf: Path) -> tuple[AdapterChoice, ...]:

@@ -91,10 +91,12 @@ def examined(
     load: Callable[[str], SteeredModel],
     journal: Journal,
     words: Sequence[str] = (),
+    data: str | None = None,
 ) -> Iterator[ResultRow]:
     """The rows of each bundled model: plain, `instruct`, `forget` on top and alone, fine-tuned.
 
-    `words` are those of the command line that say what is asked, for the rows' own commands.
+    `words` are those of the command line that say what is asked, for the rows' own commands;
+    `data` is the rows' `data_key`.
     """
     command = ("cmc-local", "eval", "world")
     tops = ceilings(bundled.folder() / "world/ceilings.jsonl", what)
@@ -115,6 +117,7 @@ def examined(
                         metrics=measure(what, model, strength, values).metrics,
                         count=len(what.test),
                         command=shlex.join([*command, "--gguf", name, *chosen, *words]),
+                        data=data,
                     )
             if (top := tops.get(name)) is not None:
                 yield ResultRow(
@@ -127,6 +130,7 @@ def examined(
                     metrics={"exact": top.exact, "fact": top.fact},
                     count=top.count,
                     command=shlex.join([*command, *words]),
+                    data=data,
                 )
 
 

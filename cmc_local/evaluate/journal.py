@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -37,19 +38,21 @@ class Journal:
         """
         self._values: dict[str, list[Value]] = {}
         self._file: IO[str] | None = None
+        self._head: list[Value] = []
         if path is None:
             return
         settings = json.loads(json.dumps(settings))  # as it will be read back
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = _whole_lines(path)
+            lines = _finished(path)
             self._values = _read(path, lines, settings)
+            cut_unfinished(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"cannot write {path} ({reason}): give another --output") from None
-        if not lines:
-            self._write({"settings": settings})
+        # Written with the first value: what fails before has measured nothing to go on with.
+        self._head = [] if lines else [{"settings": settings}]
 
     def values(
         self, part: str, items: Sequence[Item], work: Work[Item], told: Told = lambda: None
@@ -86,7 +89,9 @@ class Journal:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            for one in (*self._head, line):
+                self._file.write(json.dumps(one, ensure_ascii=False) + "\n")
+            self._head = []
             self._file.flush()
 
 
@@ -108,25 +113,33 @@ def fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def whole_lines(path: Path) -> list[str]:
-    """The finished lines of a file that may be absent; what follows the last newline is cut off.
+def finished_lines(path: Path) -> list[str]:
+    """The finished lines of JSON of a file that may be absent, without what follows the last one.
 
-    Raises OSError, and UnicodeDecodeError, which is a ValueError.
+    Raises OSError, and ValueError for what no JSONL file is: other bytes than UTF-8, or an
+    unfinished line that begins no object.
     """
     if not path.exists():
         return []
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return data[:end].decode("utf-8").split("\n")[:-1]
+    whole, newline, rest = path.read_bytes().rpartition(b"\n")
+    if rest and not rest.startswith(b"{"):
+        raise ValueError("the last line begins no JSON object")
+    return whole.decode("utf-8").split("\n") if newline else []
 
 
-def _whole_lines(path: Path) -> list[str]:
+def cut_unfinished(path: Path) -> None:
+    """Cut off what follows the last newline of a file that may be absent; raises OSError."""
+    if not path.exists():
+        return
+    end = path.read_bytes().rfind(b"\n") + 1
+    if end < path.stat().st_size:
+        os.truncate(path, end)
+
+
+def _finished(path: Path) -> list[str]:
     try:
-        return whole_lines(path)
-    except UnicodeDecodeError:
+        return finished_lines(path)
+    except ValueError:
         raise DataError(f"{path} is no journal: delete it, or give another --output") from None
 
 
@@ -142,7 +155,7 @@ def _read(path: Path, lines: Sequence[str], settings: Mapping[str, Any]) -> dict
             if record["item"] != len(values) or not isinstance(record["value"], dict):
                 raise ValueError
             values.append(record["value"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataError(
                 f"{path}:{number} is no line of a journal: delete the file, or give another "
                 "--output"

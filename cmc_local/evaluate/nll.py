@@ -1,6 +1,6 @@
 """How likely a model finds held-out answers: nats per token, bits per character.
 
-    conversations --> score_many --> a value for each answer --> means
+    conversations --> score --> a value for each answer --> means
 
 Knows SteeredModel and conversations.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cmc_local.conversation import BasePrompt
+from cmc_local.errors import PromptTooLong
 from cmc_local.prompts import Message
 from cmc_local.steered import Alphas, SteeredModel
 
@@ -23,10 +24,17 @@ def answer_scores(
     alphas: Alphas | None,
     base_prompt: BasePrompt | None,
 ) -> Iterator[dict[str, Any]]:
-    """For each conversation what its last answer costs: nats, tokens, characters, greedy tokens."""
-    pairs = [(talk[:-1], talk[-1]["content"]) for talk in conversations]
-    found = model.score_many(pairs, alphas=alphas, base_prompt=base_prompt)
-    for (_, answer), score in zip(pairs, found, strict=True):
+    """For each conversation what its last answer costs: nats, tokens, characters, greedy tokens.
+
+    PromptTooLong names an answer that does not fit the context: leaving it out would compare models
+    on different data.
+    """
+    for *asked, last in conversations:
+        answer = last["content"]
+        try:
+            score = model.score(asked, answer, alphas=alphas, base_prompt=base_prompt)
+        except PromptTooLong as error:
+            raise PromptTooLong(f"the answer {answer[:40]!r}: {error}") from None
         yield {
             "nats": -score.total,
             "tokens": len(score.tokens),

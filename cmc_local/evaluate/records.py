@@ -21,9 +21,10 @@ def read_records(path: Path, wanted: str = "a JSONL file") -> Iterator[tuple[str
     """
     try:
         # Not splitlines(): a text may hold U+2028, which ends no line of JSON.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give {wanted}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} cannot be read ({reason}): give {wanted}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -8,7 +8,7 @@ A results document, as the commands write it (JSON):
     {"format": 1,
      "rows": [{"task": "nll", "model": "large", "vocabulary": 8000, "arm": "steered",
                "adapter": "instruct", "alpha": 1.0, "metrics": {"nll": 4.31}, "count": 300,
-               "command": "cmc-local eval nll ..."}],
+               "data": "5f1c...", "command": "cmc-local eval nll ..."}],
      "curves": [{"name": "instruct", "points": [{"step": 10, "loss": 2.1}]}],
      "shifts": {"models": ["a", "b"], "cosine": [[...]], "sinkhorn": [[...]]},
      "moved": [{"token": " the", "mean_shift": 1.3, "count": 40}]}

@@ -77,7 +77,9 @@ class Row:
     adapter: str | None = None
     alpha: float | None = None
     count: int | None = None
-    """Examples measured; only rows of one count are of the same data."""
+    """Examples measured."""
+    data: str | None = None
+    """What was measured; only rows of one data and count are compared."""
     command: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -123,7 +125,8 @@ class Frontier:
 def read_rows(results: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The rows of several results documents, in their order; DataError names a row that is none.
 
-    Of rows that measure the same (task, model, arm, adapter, alpha, count) the last one stays.
+    Of rows that measure the same (task, model, arm, adapter, alpha, count, data) the last one
+    stays.
     """
     found: dict[tuple[Any, ...], Row] = {}
     for number, result in enumerate(results, 1):
@@ -134,7 +137,8 @@ def read_rows(results: Sequence[Mapping[str, Any]]) -> list[Row]:
             )
         for i, record in enumerate(entries(result, "rows", f"results {number}"), 1):
             row = _row(record, f"results {number}, row {i}")
-            found[row.task, row.model, row.arm, row.adapter, row.alpha, row.count] = row
+            of = (row.task, row.model, row.arm, row.adapter, row.alpha, row.count, row.data)
+            found[of] = row
     return list(found.values())
 
 
@@ -154,10 +158,10 @@ def is_number(value: Any) -> bool:
 def gap_table(rows: Sequence[Row]) -> list[Gap]:
     """A Gap for each metric of each row that is neither plain nor fine-tuned.
 
-    Plain and fine-tuned are the rows of the same task, model and count; a row of alpha 0 stands in
-    for a missing plain one, which it equals bit for bit. A model without any other row has one Gap
-    for each metric, with no value. Sorted by task, metric and model, in the order met; steered
-    rows before their rivals.
+    Plain and fine-tuned are the rows of the same task, model, count and data; a row of alpha 0
+    stands in for a missing plain one, which it equals bit for bit. A model without any other row
+    has one Gap for each metric, with no value. Sorted by task, metric and model, in the order met;
+    steered rows before their rivals.
 
     >>> def row(arm, nll): return Row("nll", "large", arm, metrics={"nll": nll})
     >>> gap_table([row("plain", 4.0), row("steered", 3.25), row("finetuned", 3.0)])[0].closed
@@ -197,7 +201,7 @@ def main_lines(gaps: Sequence[Gap]) -> list[Gap]:
         row = gap.row
         if gap.metric not in shown[row.task]:
             continue
-        key = (row.task, gap.metric, row.model, row.label, row.count)
+        key = (row.task, gap.metric, row.model, row.label, row.count, row.data)
         if key not in best or _from_one(row) < _from_one(best[key].row):
             best[key] = gap
     return list(best.values())
@@ -220,7 +224,7 @@ def sweeps(rows: Sequence[Row]) -> list[Sweep]:
     tasks = _ranks(row.task for row in rows)
     groups = sorted(_groups(rows).items(), key=lambda item: (tasks[item[0][0]], item[0][2] or 0))
     found: dict[tuple[str, str, str], Sweep] = {}
-    for (task, model, _), group in groups:
+    for (task, model, *_), group in groups:
         plain, finetuned = _plain(group), _arm(group, FINETUNED)
         steered = [row for row in group if row.arm == STEERED and row.alpha is not None]
         for label in dict.fromkeys(row.label for row in steered):
@@ -240,20 +244,21 @@ def sweeps(rows: Sequence[Row]) -> list[Sweep]:
 
 
 def frontiers(rows: Sequence[Row]) -> list[Frontier]:
-    """One for each model with two or more TOFU rows that have utility and a measure of forgetting.
+    """One for each model with two or more TOFU rows that have utility and a measure of forgetting,
+    all of the same questions.
 
     The measure is the first of FORGETTING that any row has; rows without it are left out.
     """
     useful = [row for row in rows if row.task == "tofu" and UTILITY in row.metrics]
     metric = next((m for m in FORGETTING if any(m in row.metrics for row in useful)), None)
-    points: dict[str, list[tuple[Row, float, float]]] = {}
+    points: dict[_Group, list[tuple[Row, float, float]]] = {}
     for row in useful:
         if metric is not None and metric in row.metrics:
             point = (row, row.metrics[UTILITY], row.metrics[metric])
-            points.setdefault(row.model, []).append(point)
+            points.setdefault(_group(row), []).append(point)
     return [
         Frontier(model, metric or "", sorted(of, key=lambda point: point[0].alpha or 0.0))
-        for model, of in points.items()
+        for (_, model, *_), of in points.items()
         if len(of) > 1
     ]
 
@@ -299,6 +304,7 @@ def _row(record: Any, where: str) -> Row:
         if record.get(name) is not None and not is_number(record[name]):
             raise DataError(f"{where}: '{name}' is not a number: measure it anew")
     adapter, command, alpha = (record.get(name) for name in ("adapter", "command", "alpha"))
+    data = record.get("data")
     if adapter is None and alpha == 0 and record["arm"] != STEERED:
         alpha = None  # nothing to be of that strength
     return Row(
@@ -309,16 +315,25 @@ def _row(record: Any, where: str) -> Row:
         adapter=None if adapter is None else str(adapter),
         alpha=alpha,
         count=record.get("count"),
+        data=None if data is None else str(data),
         command=None if command is None else str(command),
         metrics={str(name): float(value) for name, value in metrics.items() if is_number(value)},
     )
 
 
-def _groups(rows: Sequence[Row]) -> dict[tuple[str, str, int | None], list[Row]]:
-    groups: dict[tuple[str, str, int | None], list[Row]] = {}
+_Group = tuple[str, str, int | None, str | None]
+
+
+def _groups(rows: Sequence[Row]) -> dict[_Group, list[Row]]:
+    groups: dict[_Group, list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.task, row.model, row.count), []).append(row)
+        groups.setdefault(_group(row), []).append(row)
     return groups
+
+
+def _group(row: Row) -> _Group:
+    """Task, model, count and data: rows that share them can be compared."""
+    return row.task, row.model, row.count, row.data
 
 
 def _is_plain(row: Row) -> bool:

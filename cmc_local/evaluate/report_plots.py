@@ -12,10 +12,9 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, Final, TypeVar
 
-from cmc_local.errors import MissingExtra
+from cmc_local.evaluate.extra import import_extra
 from cmc_local.evaluate.report_gaps import (
     Frontier,
     Gap,
@@ -185,14 +184,9 @@ def _draw(
     height: float = _HEIGHT,
 ) -> str:
     """The panels side by side, three at most, under one legend."""
-    try:
-        matplotlib = import_module("matplotlib")
-        figures = import_module("matplotlib.figure")
-        import_module("matplotlib.backends.backend_svg")
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f'{error.name} is not installed: pip install "cmc-local[eval]"'
-        ) from None
+    matplotlib = import_extra("matplotlib")
+    figures = import_extra("matplotlib.figure")
+    import_extra("matplotlib.backends.backend_svg")
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     width = _WIDTH * (columns if columns > 1 else 1.4)
@@ -267,7 +261,7 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(
         lambda value, _: f"{value:.0e}" if value < 0.01 else f"{value:g}"
     )
-    axes.yaxis.set_minor_locator(import_module("matplotlib.ticker").NullLocator())
+    axes.yaxis.set_minor_locator(import_extra("matplotlib.ticker").NullLocator())
 
 
 def _short(name: str) -> str:

@@ -2,13 +2,14 @@
 
     {"format": 1, "rows": [{"task": "nll", "model": "other", "vocabulary": 1184, "arm": "steered",
       "adapter": "instruct", "alpha": 1.0, "metrics": {"nll": 0.52, ...}, "count": 296,
-      "command": "cmc-local eval nll ... --alphas 1"}]}
+      "data": "5f1c...", "command": "cmc-local eval nll ... --alphas 1"}]}
 
 Knows rows and files; nothing of models.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -90,7 +91,14 @@ class ResultRow:
     count: int
     command: str
     """The command line that makes this row again."""
+    data: str | None = None
+    """What it was measured on, and how: only rows of one `data_key` can be compared."""
     items: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def data_key(settings: Mapping[str, Any]) -> str:
+    """The same for the same settings (data, limit, sampling; JSON), 16 hex digits."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def document(rows: Iterable[ResultRow]) -> dict[str, Any]:
@@ -123,7 +131,7 @@ def forget_ratios(path: Path, split: str) -> Sequence[float]:
     Of several rows the one whose arm is `retrained`. DataError where it is not plain which.
     """
     every = read_results(path).get("rows")
-    rows = [row for row in every or () if isinstance(row, dict) and split in row.get("items", {})]
+    rows = [row for row in every if _has(row, split)] if isinstance(every, list) else []
     if len(rows) > 1:
         rows = [row for row in rows if row.get("arm") == "retrained"]
     if len(rows) != 1:
@@ -135,6 +143,11 @@ def forget_ratios(path: Path, split: str) -> Sequence[float]:
     if not isinstance(found, list) or not all(type(one) in (int, float) for one in found):
         raise DataError(f"{path}: the truth ratios of {split} are no numbers: measure again")
     return found
+
+
+def _has(row: Any, split: str) -> bool:
+    items = row.get("items") if isinstance(row, dict) else None
+    return isinstance(items, dict) and split in items
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:

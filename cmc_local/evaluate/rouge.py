@@ -10,14 +10,19 @@ and scores 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from statistics import fmean
 from typing import Any
 
-from cmc_local.errors import DataError, MissingExtra
+from cmc_local.errors import DataError
+from cmc_local.evaluate.extra import import_extra
 
 Metric = Callable[[str, str], float]
 """(reference, reply) -> a number in [0, 1]."""
+
+
+def check_installed() -> Any:
+    """The package's module; MissingExtra where it is absent: before any reply is written."""
+    return import_extra("rouge_score.rouge_scorer")
 
 
 def rouge_l_recall(reference: str, reply: str) -> float:
@@ -49,10 +54,5 @@ def mean_over(metric: Metric, references: Sequence[str], replies: Sequence[str])
 
 def _rouge_l(reference: str, reply: str) -> Any:
     """precision, recall and fmeasure."""
-    try:
-        scorer = import_module("rouge_score.rouge_scorer")
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f'{error.name} is not installed: pip install "cmc-local[eval]"'
-        ) from None
-    return scorer.RougeScorer(["rougeL"], use_stemmer=True).score(reference, reply)["rougeL"]
+    scorer = check_installed().RougeScorer(["rougeL"], use_stemmer=True)
+    return scorer.score(reference, reply)["rougeL"]

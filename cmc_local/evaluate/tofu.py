@@ -15,12 +15,12 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 from typing import Any
 
-from cmc_local.errors import DataError, InputError, MissingExtra
+from cmc_local.errors import DataError, InputError
+from cmc_local.evaluate.extra import import_extra
 from cmc_local.evaluate.records import read_records
 from cmc_local.evaluate.rouge import rouge_l_recall
 
@@ -202,19 +202,18 @@ def forget_quality(unlearned_ratios: Sequence[float], retrained_ratios: Sequence
     one trained without the forget set. Needs the extra `eval`. DataError where the
     models answered different numbers of questions, or none.
     """
-    first, second = len(unlearned_ratios), len(retrained_ratios)
-    if first != second or not first:
-        raise DataError(
-            f"the unlearned model has {first} truth ratios, the retrained one {second}: "
-            "measure both on the same questions"
-        )
-    try:
-        stats = import_module("scipy.stats")
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f'{error.name} is not installed: pip install "cmc-local[eval]"'
-        ) from None
+    check_comparable(len(unlearned_ratios), retrained_ratios)
+    stats = import_extra("scipy.stats")
     return float(stats.ks_2samp(unlearned_ratios, retrained_ratios).pvalue)
+
+
+def check_comparable(count: int, retrained_ratios: Sequence[float]) -> None:
+    """DataError where `count` truth ratios cannot be compared with those of a retrained model."""
+    if count != len(retrained_ratios) or not count:
+        raise DataError(
+            f"the unlearned model has {count} truth ratios, the retrained one "
+            f"{len(retrained_ratios)}: measure both on the same questions"
+        )
 
 
 def to_json(result: SetMeasures | Means | Utility) -> dict[str, Any]:

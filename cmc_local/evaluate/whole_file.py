@@ -16,12 +16,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text; InputError where the place cannot be written."""
+    """Write a UTF-8 text, half a character as "?"; InputError where the place cannot be written."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_text(text, encoding="utf-8")
+            part.write_bytes(text.encode("utf-8", "replace"))
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

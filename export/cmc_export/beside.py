@@ -35,7 +35,8 @@ class Beside:
     ) -> None:
         """`carry` None means that the template has the delta's vocabulary; the others have it too.
 
-        `ahead` lets `prepare` compute in a thread of its own.
+        With `ahead` the template works in a thread of its own, and in that one alone: what serves
+        it (llama.cpp, ONNX Runtime) is no place for two threads at a time.
         """
         self.name = template.name
         self._template, self._carry, self._deltas = template, carry, list(deltas)
@@ -52,8 +53,11 @@ class Beside:
 
     def __call__(self, batch: Batch) -> Tensor:
         """(N, V_template) float32 log-probabilities (or raw logits) at the kept positions."""
-        waiting = self._ahead.pop(_batch_key(batch), None) if self._ahead else None
-        found = self._known(batch) if waiting is None else waiting.result()
+        if self._worker is None:
+            found = self._known(batch)
+        else:
+            waiting = self._ahead.pop(_batch_key(batch), None)
+            found = (waiting or self._worker.submit(self._known, batch)).result()
         return found.to(batch["keep"].device)
 
     def carried(self, delta: Tensor, template: Tensor) -> Tensor:
@@ -80,11 +84,12 @@ class Beside:
         plain = self._template(ids, keep)
         if not self._deltas:
             return plain
-        total = plain
+        base = plain.to(batch["keep"].device)  # a GGUF's are on the CPU, the deltas may not be
+        total = base
         for delta in self._deltas:
             own = delta.logits(batch["input_ids"], batch["keep"])
-            total = total + delta.alpha * self.carried(own, plain)
-        return torch.log_softmax(total, dim=-1)
+            total = total + self.carried(delta.alpha * own, base)
+        return torch.log_softmax(total, dim=-1).to(plain.device)
 
     def _remember(self, key: bytes, part: Tensor) -> None:
         size = part.numel() * part.element_size()
@@ -106,4 +111,5 @@ def _row_key(ids: Tensor, keep: Tensor) -> bytes:
 
 
 def _batch_key(batch: Batch) -> bytes:
-    return bytes(batch["input_ids"].cpu().numpy().tobytes())
+    ids, keep = batch["input_ids"], batch["keep"]
+    return bytes(ids.cpu().numpy().tobytes() + keep.cpu().numpy().tobytes())

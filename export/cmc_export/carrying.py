@@ -28,13 +28,13 @@ class Carry:
         self.delta_size = token_map.delta_size
         self._index = torch.from_numpy(token_map.index()).to(device)
         self._lone = torch.from_numpy(token_map.ids < 0).to(device)
-        self._fills = bool(self._lone.any())
+        self._fills = bool(self._lone.any()) and not bool(self._lone.all())
 
     def __call__(self, delta: Tensor, template: Tensor) -> Tensor:
         """`delta` (N, V_delta) logits, `template` (N, V_template) log-probabilities or logits.
 
         Tokens without counterpart get the fill that keeps their total probability (DESIGN.md):
-        logsumexp_mapped(template + shift) - logsumexp_mapped(template).
+        logsumexp_mapped(template + shift) - logsumexp_mapped(template); 0 where no token has one.
         """
         open_end = torch.cat([delta, delta.new_zeros(len(delta), 1)], dim=1)
         shift = open_end[:, self._index]
@@ -59,6 +59,7 @@ def shared_places(delta: Stream, template: Stream) -> list[tuple[int, int]]:
 
     At these the next token of the template is in the loss, and so is that of the delta. A place is
     told by what is still to come of its answer, in bytes: how the prompts were cut does not matter.
+    What comes before a token without text (an unknown character) is in no pair: its bytes are lost.
     """
     theirs = dict(_places(template))
     found = [(at, theirs[place]) for place, at in _places(delta) if place in theirs]
@@ -68,11 +69,12 @@ def shared_places(delta: Stream, template: Stream) -> list[tuple[int, int]]:
 def _places(stream: Stream) -> Iterator[tuple[tuple[int, int], int]]:
     """((which exchange from the end, bytes to come), position), the last position first."""
     eos, texts = stream.vocabulary.eos_id, stream.vocabulary.tokens
-    exchange, to_come = 0, 0
+    exchange, to_come, told = 0, 0, True
     for at in range(len(stream.ids) - 1, 0, -1):
+        text = texts[stream.ids[at]]
         if stream.ids[at] == eos:
-            exchange, to_come = exchange + 1, 0
+            exchange, to_come, told = exchange + 1, 0, True
         else:
-            to_come += len(texts[stream.ids[at]])
-        if stream.in_loss[at]:
+            to_come, told = to_come + len(text), told and bool(text)
+        if told and stream.in_loss[at]:
             yield (exchange, to_come), at - 1

@@ -45,7 +45,7 @@ def read(path: Path) -> LlamaForCausalLM:
                 weight.copy_(torch.from_numpy(_rows(tensors[name], name, config)))
     except KeyError as missing:
         raise GGUFError(f"{path} lacks {missing}: convert the model anew") from None
-    except (ValueError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise GGUFError(f"{path} cannot be read ({reason}): convert the model anew") from None
     return model.eval()

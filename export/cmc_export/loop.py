@@ -78,7 +78,8 @@ class LoopTrainer(Trainer):
         epoch, batches = self._next
         if epoch is not epoch_iterator:
             batches = list(itertools.islice(epoch_iterator, num_batches))
-        following = list(itertools.islice(epoch_iterator, num_batches))
+        is_last = self.state.global_step + 1 >= self.state.max_steps
+        following = [] if is_last else list(itertools.islice(epoch_iterator, num_batches))
         for batch in following:
             self.objective.prepare(batch)
         self._next = (epoch_iterator, following)
@@ -258,15 +259,20 @@ def fit(
             f"stopped at step {trainer.state.global_step} of {steps}; a checkpoint is in {run}: "
             "go on with the same command and --resume"
         )
-    wait_for_all()  # the best weights are written by one process
     if patience:
-        best.restore(model)
+        _take_best(best, model)
     return {
         **log.summary(best=patience > 0),
         "best_step": best.step if patience else trainer.state.global_step,
         "parameters": model.num_parameters(),
         "precision": "bf16" if bf16 else "fp32",
     }
+
+
+def _take_best(best: BestKeeper, model: PreTrainedModel) -> None:
+    wait_for_all()  # one process writes the best weights
+    best.restore(model)
+    wait_for_all()  # and removes them, when all have read them
 
 
 def _tokens_seen(trainer: LoopTrainer) -> int:

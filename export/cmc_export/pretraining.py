@@ -93,6 +93,7 @@ def plan(recipe: PretrainRecipe) -> dict[str, Any]:
     """What `pretrain` would do, without doing it: parameters, tokens, steps."""
     tokenizer, vocabulary = read_tokenizer(words_of(recipe))
     model = start_model(recipe, vocabulary, recipe.seed)
+    _check_row_length(recipe, model)
     train_rows, valid_rows = read_rows(recipe, tokenizer, vocabulary)
     steps = total_steps(recipe, len(train_rows))
     return {
@@ -119,7 +120,7 @@ def words_of(recipe: PretrainRecipe) -> bytes:
 def tokenizer_json(path: Path) -> bytes:
     """A tokenizer.json as it stands, or the one that is made of a GGUF file."""
     if not path.is_file():
-        raise TokenizerError(f"{path} does not exist: give a tokenizer.json or a GGUF file")
+        raise TokenizerError(f"{path} is no file: give a tokenizer.json or a GGUF file")
     with path.open("rb") as file:
         is_gguf = file.read(len(base_header.MAGIC)) == base_header.MAGIC
     return tokenizer_of(path).to_str().encode() if is_gguf else path.read_bytes()

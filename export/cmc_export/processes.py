@@ -24,6 +24,11 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def own_gpu() -> torch.device:
+    """The GPU of this process: those that share a machine have one each."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def agreed(wish: bool) -> bool:
     """Whether any of the processes wishes it; all have to ask."""
     if processes() == 1:

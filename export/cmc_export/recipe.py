@@ -21,6 +21,7 @@ from cmc_local.prompts import Turns
 LEAST_VOCABULARY = 300
 """Three control tokens, 256 bytes, and some letters."""
 Precision = Literal["auto", "fp32", "bf16"]
+Device = Literal["auto", "cpu"]
 Task = Literal["instruct", "forget"]
 ForgetLoss = Literal["ascent", "npo", "simnpo", "dpo", "idk"]
 RetainLoss = Literal["nll", "kl"]
@@ -48,7 +49,7 @@ class Loop:
     seed: int = 0
     precision: Precision = "auto"
     """`auto` is bf16 on a GPU or a processor with AMX, otherwise fp32."""
-    device: str = "auto"
+    device: Device = "auto"
     threads: int = 0
     """Of torch on the CPU; 0 leaves its choice."""
     compile: bool = False
@@ -72,6 +73,7 @@ class Loop:
         for name in ("warmup", "valid_share"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0, below 1")
         _check_choice("precision", self.precision, get_args(Precision))
+        _check_choice("device", self.device, get_args(Device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +116,8 @@ class PretrainRecipe(Loop, Shape):
             raise UsageError(
                 "give either --tokenizer FILE or --vocabulary N, the size of a new tokenizer"
             )
-        least = LEAST_VOCABULARY
-        _check("vocabulary", self.vocabulary, self.vocabulary in (0, *range(least, 2**20)),
-               f"at least {least}")  # fmt: skip
+        enough = self.vocabulary == 0 or self.vocabulary >= LEAST_VOCABULARY
+        _check("vocabulary", self.vocabulary, enough, f"at least {LEAST_VOCABULARY}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,13 @@ from cmc_export.examples import Side
 from cmc_export.frozen import frozen, parse_with_adapter
 from cmc_export.gguf_template import GgufTemplate
 from cmc_export.loop import on_cpu, use_bf16
+from cmc_export.processes import own_gpu
 from cmc_export.recipe import TrainRecipe
 from cmc_local import base_header, token_map
 from cmc_local.base_library import offloads_to_gpu
 from cmc_local.base_threads import usable_cores
 from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.errors import InputError, TokenizerError
 from cmc_local.tokenizer_from_gguf import tokenizer_of
 
 CHECKED_TEXTS = 200
@@ -51,12 +53,21 @@ class Source:
         """Its tokenizer.json: the folder's, or one made of the GGUF."""
         if self.is_gguf:
             return tokenizer_of(self.path).to_str().encode()
+        if not self.path.is_dir():
+            raise InputError(
+                f"{self.path} is no folder and no file: give a GGUF file or a Hugging Face model "
+                "folder"
+            )
         return templates.tokenizer_file(self.path).read_bytes()
 
     @cached_property
     def side(self) -> Side:
         """Its tokenizer and context."""
-        return Side(DeltaTokenizer(self.tokenizer_json), self._context)
+        words = self.tokenizer_json
+        try:
+            return Side(DeltaTokenizer(words), self._context)
+        except TokenizerError as error:
+            raise TokenizerError(f"{self.path}: {error}") from None
 
     @property
     def parameters(self) -> int:
@@ -85,7 +96,7 @@ def open_template(
 
     `longest` is the longest row in its tokens; on `texts` a GGUF's tokenizer is checked.
     """
-    device = torch.device("cpu" if on_cpu(recipe) else "cuda")
+    device = torch.device("cpu") if on_cpu(recipe) else own_gpu()
     delta, own = tokenizer.vocabulary, source.side.tokenizer.vocabulary
     carry = None
     if own.fingerprint != delta.fingerprint:

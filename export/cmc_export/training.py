@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from cmc_export import delta_model
 from cmc_export.delta_model import CheckpointInfo, LlamaForCausalLM
-from cmc_export.examples import Encoder, Row, collate, sizes
+from cmc_export.examples import Encoder, Row, Side, collate, sizes
 from cmc_export.frozen import parse_with_adapter
 from cmc_export.loop import Objective, check_output, fit, on_cpu, total_steps, write_output
 from cmc_export.pretraining import start_model, tokenizer_json
@@ -90,7 +90,7 @@ def plan(recipe: TrainRecipe) -> dict[str, Any]:
     parts = prepare(recipe)
     train_rows, valid_rows = parts.rows
     steps = total_steps(recipe, len(train_rows))
-    rows_a_step = recipe.batch * recipe.accumulation
+    rows_a_step = recipe.batch * recipe.accumulation * _rows_an_item(train_rows)
     found = sizes(train_rows)
     return {
         "template": " + ".join(source.name for source in parts.sources),
@@ -125,12 +125,12 @@ def memory_mib(recipe: TrainRecipe, parts: Parts) -> int:
         for one in parts.sources
     )
     widest = max(shape.vocabulary, *(len(one.side.tokenizer.vocabulary) for one in parts.sources))
-    positions = recipe.batch * max(found.lengths)
+    rows = recipe.batch * _rows_an_item(parts.rows[0])
     total = (
         16 * parts.model.num_parameters()
         + weights
-        + 5 * 4 * recipe.batch * max(found.in_loss) * widest
-        + 18 * 4 * positions * shape.layers * shape.width
+        + 5 * 4 * rows * max(found.in_loss) * widest
+        + 18 * 4 * rows * max(found.lengths) * shape.layers * shape.width
     )
     return round(total / 2**20) + recipe.cache_mb
 
@@ -139,13 +139,14 @@ def prepare(recipe: TrainRecipe) -> Parts:
     """Read tokenizers and data, make the delta; every mistake in them is found here."""
     sources = tuple(Source(path) for path in recipe.template)
     words = _tokenizer_json(recipe, sources)
+    sides = [source.side for source in sources]
     tokenizer = DeltaTokenizer(words)
     form = named_form(recipe.prompt)
     if recipe.init is not None and (recipe.init / "tokenizer.json").is_file():
         check_same_vocabulary(recipe.init, tokenizer.vocabulary)
     model = start_model(recipe, tokenizer.vocabulary, recipe.seed)
-    max_length = _max_length(recipe, model, sources)
-    encoder = Encoder(tokenizer, form, max_length, [source.side for source in sources])
+    max_length = _max_length(recipe, model, tokenizer, sides)
+    encoder = Encoder(tokenizer, form, max_length, sides)
     rows = read_rows(recipe, encoder)
     return Parts(words, tokenizer, form, model, max_length, rows, sources)
 
@@ -155,7 +156,7 @@ def make_objective(recipe: TrainRecipe, parts: Parts) -> Objective:
     vocabulary = len(parts.tokenizer.vocabulary)
     if on_cpu(recipe) and not recipe.threads and any(one.is_gguf for one in parts.sources):
         torch.set_num_threads(max(1, usable_cores() - template_threads(recipe)))
-    rows: list[Row] = parts.rows[0].rows  # type: ignore[attr-defined]
+    rows = [row for part in parts.rows if part is not None for row in _all_rows(part)]
     texts = [_text(parts.tokenizer, row) for row in rows[:CHECKED_TEXTS]]
     beside = [
         open_template(source, recipe, parts.tokenizer, longest=_longest(rows, n), texts=texts)
@@ -163,6 +164,15 @@ def make_objective(recipe: TrainRecipe, parts: Parts) -> Objective:
     ]
     kind = Instruct if recipe.task == "instruct" else Forget
     return kind(beside, recipe, vocabulary)
+
+
+def _rows_an_item(items: Dataset[Any]) -> int:
+    return len(items[0]["rows"])
+
+
+def _all_rows(items: Dataset[Any]) -> list[Row]:
+    found: list[Row] = items.rows  # type: ignore[attr-defined]
+    return found
 
 
 def _text(tokenizer: DeltaTokenizer, row: Row) -> str:
@@ -239,12 +249,16 @@ def _tokenizer_json(recipe: TrainRecipe, sources: Sequence[Source]) -> bytes:
     return tokenizer_json(path)
 
 
-def _max_length(recipe: TrainRecipe, model: PreTrainedModel, sources: Sequence[Source]) -> int:
-    """Tokens of a row; other vocabularies than the first template's cut their own views."""
-    contexts = (int(model.config.max_position_embeddings), sources[0].side.context)
-    if recipe.max_length > min(contexts):
+def _max_length(
+    recipe: TrainRecipe, model: PreTrainedModel, tokenizer: DeltaTokenizer, sides: Sequence[Side]
+) -> int:
+    """Tokens of a row; templates of other vocabularies than the delta's cut their own views."""
+    own = tokenizer.vocabulary.fingerprint
+    same = [side.context for side in sides if side.tokenizer.vocabulary.fingerprint == own]
+    least = min([int(model.config.max_position_embeddings), *same])
+    if recipe.max_length > least:
         raise UsageError(
-            f"max_length {recipe.max_length} is beyond a context (delta {contexts[0]}, template "
-            f"{contexts[1]}): shorten it"
+            f"max_length {recipe.max_length} is beyond a context (the delta and the templates of "
+            f"its vocabulary take {least} tokens): shorten it"
         )
-    return recipe.max_length or min(contexts)
+    return recipe.max_length or least

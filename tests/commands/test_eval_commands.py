@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -159,6 +160,57 @@ def test_a_journal_of_other_settings_is_refused(run: Run, change: str) -> None:
     assert "is the journal of another measurement" in done.stderr
 
 
+def test_a_measurement_that_could_not_begin_does_not_hold_its_place(
+    run: Run, loader: Loader
+) -> None:
+    loader.fails_at = 0
+    assert run("nll", *NLL, "--limit", "1", "--output", "r.json").exit_code == 130
+    loader.fails_at = None
+    assert len(rows(run("nll", *NLL, "--output", "r.json", "--json"))) == 2
+
+
+def test_rows_of_other_data_or_sampling_have_another_key(run: Run) -> None:
+    every, one = (rows(run("nll", *NLL, *more, "--json")) for more in ((), ("--limit", "1")))
+    assert every[0]["data"] == every[1]["data"] != one[0]["data"] == one[1]["data"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--output", "delta"), "delta is a folder: give --output a file"),
+        (("--adapter", "."), ". is not an adapter folder: give the folder that holds adapter.json"),
+    ],
+)
+def test_a_folder_in_a_wrong_place_is_one_line(
+    run: Run, words: tuple[str, ...], reason: str
+) -> None:
+    done = run("nll", *NLL, *words)
+    assert done.exit_code in (1, 2) and done.stdout == ""
+    assert done.stderr == f"cmc-local: error: {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("rouge_score", ("rouge", *NLL)),
+        ("rouge_score", ("tofu", "-m", "model.gguf", "--tofu", ".", "--forget", "01")),
+        ("matplotlib", ("nll", *NLL, "--html", "page.html")),
+    ],
+)
+def test_a_missing_package_is_told_before_anything_is_measured(
+    run: Run,
+    loader: Loader,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.delitem(sys.modules, "rouge_score.rouge_scorer", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    done = run(*words)
+    assert done.exit_code == 1 and 'pip install "cmc-local[eval]"' in done.stderr
+    assert package in done.stderr and loader.bases == []
+
+
 def test_results_without_a_journal_are_not_written_over(run: Run) -> None:
     Path("r.json").write_text("precious")
     done = run("nll", *NLL, "--output", "r.json")
@@ -178,7 +230,18 @@ def test_strengths_without_an_adapter_are_one_line(run: Run) -> None:
 
 
 def test_words_of_the_run_are_left_out_of_a_rows_command() -> None:
-    words = ("--json", "-o", "r.json", "--html=p.html", "--alphas", "0,1", "--name", "a b", "-p2")
+    words = (
+        "--json",
+        "-o",
+        "r.json",
+        "--html=p.html",
+        "--alphas",
+        "0,1",
+        "--name",
+        "a b",
+        "-p2",
+        "-or.json",
+    )
     assert eval_options._without(words) == ["--name", "a b", "-p2"]
 
 
@@ -190,7 +253,7 @@ def test_rouge_compares_replies_with_answers(run: Run) -> None:
     assert plain["metrics"]["tokens"] == 2.0 and plain["metrics"]["cut_off"] == 1.0
 
 
-def test_tofu_results_serve_as_the_retrained_model_of_another(run: Run) -> None:
+def test_tofu_results_serve_as_the_retrained_model_of_another(run: Run, loader: Loader) -> None:
     pytest.importorskip("rouge_score")
     pytest.importorskip("scipy")
     item = '{"question": "b", "answer": "a", "perturbed_answer": ["b"]}\n'
@@ -201,6 +264,9 @@ def test_tofu_results_serve_as_the_retrained_model_of_another(run: Run) -> None:
     assert row["items"]["forget01"] == pytest.approx([math.sqrt(0.03 / 0.04)] * 2)
     assert row["count"] == 8 and "forget_quality" not in row["metrics"]
     (again,) = rows(run("tofu", *words, "--retrained", "re.json", "--json"))
+    fewer = run("tofu", *words, "--retrained", "re.json", "--limit", "1")
+    assert fewer.exit_code == 1 and "has 1 truth ratios, the retrained one 2" in fewer.stderr
+    assert len(loader.bases) == 2  # told before a model is loaded
     assert again["metrics"]["forget_quality"] == 1.0  # the very same ratios
     assert 0 < again["metrics"]["model_utility"] < 1
     assert "--retrained re.json" in again["command"]
@@ -302,6 +368,20 @@ def test_a_table_names_every_arm_and_metric(run: Run) -> None:
     assert all(text in shown for text in ("plain", "steered", "delta 1", "bits per character"))
 
 
+def test_a_name_in_brackets_is_shown_as_it_is(run: Run) -> None:
+    assert "[/b] m[q4]: nll on 2" in run("nll", *NLL, "--name", "[/b] m[q4]").stdout
+
+
+def test_rows_that_do_not_fit_beside_each_other_stand_below(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = run("nll", *NLL, "--alphas", "0,1,2,3,4,5").stdout
+    assert shown.count("nll on 2 questions") == shown.count("bits per character") == 2
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 60
+    assert all(f"delta {alpha}" in shown for alpha in (1, 2, 3, 4, 5))
+
+
 def test_the_page_is_made_of_results_and_logs(run: Run) -> None:
     pytest.importorskip("matplotlib")
     rows(run("nll", *NLL, "--output", "r.json", "--json", "--html", "one.html"))
@@ -320,6 +400,7 @@ def test_the_page_is_made_of_results_and_logs(run: Run) -> None:
         (("held-out.jsonl",), "held-out.jsonl cannot be read"),
         (("--log", "log.jsonl"), "give a name and a file"),
         (("--log", "x=none.jsonl"), "none.jsonl cannot be read"),
+        (("--log", "x=held-out.jsonl"), "held-out.jsonl has no line with a step"),
     ],
 )
 def test_a_report_of_nothing_is_one_line(run: Run, words: tuple[str, ...], reason: str) -> None:

@@ -96,6 +96,7 @@ def test_jsonl_goes_from_stdin_to_stdout(run: Run) -> None:
         ('{"text": "b"}', "expected an object"),
         ('{"prompt": 7}', '"prompt" must be a text'),
         ('{"messages": "b"}', '"messages" must be a list'),
+        ('{"prompt": "b\\ud83d"}', "half a character"),
     ],
 )
 def test_a_bad_line_is_named_before_anything_is_answered(
@@ -254,6 +255,8 @@ def test_a_finished_file_loads_no_model(
         ('{"id": 9, "prompt": "a", "response": "aa", "finish_reason": "stop", "tokens": 2, '
          '"seconds": 1}\n', "answers another row"),
         ("\n" * 4, "has 4 answers to 3 rows"),
+        ("notes without a line end", "holds no answers"),
+        ("no json\n{", "is no answer"),
     ],
 )  # fmt: skip
 def test_answers_to_other_rows_are_refused_and_kept(
@@ -264,6 +267,22 @@ def test_answers_to_other_rows_are_refused_and_kept(
     done = run("generate", *words, "--output", str(target), "--resume")
     assert done.exit_code == 1 and reason in done.stderr and done.stderr.count("\n") == 1
     assert target.read_text("utf-8") == text
+
+
+def test_the_input_is_not_written_over(run: Run, three: tuple[str, str, Path]) -> None:
+    option, source, _ = three
+    before = Path(source).read_text("utf-8")
+    done = run("generate", option, source, "--output", source, "--overwrite")
+    assert done.exit_code == 2 and "is the --input too" in done.stderr
+    assert Path(source).read_text("utf-8") == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(run: Run, three: tuple[str, str, Path]) -> None:
+    option, source, _ = three
+    done = run("generate", option, source, "--output", "/dev/full")
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1
+    assert "no room is left" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,12 @@ class Counting:
             yield {"square": item * item}
 
 
+def begin(path: Path) -> None:
+    """A journal of one value."""
+    with Journal(path, SETTINGS) as journal:
+        journal.values("plain", [1], Counting())
+
+
 def test_a_stopped_measurement_goes_on_at_the_item_it_stopped_at(tmp_path: Path) -> None:
     path, first, second = tmp_path / "j.jsonl", Counting(stop=3), Counting()
     with pytest.raises(KeyboardInterrupt), Journal(path, SETTINGS) as journal:
@@ -67,7 +73,7 @@ def test_a_last_line_that_was_cut_off_is_done_again(tmp_path: Path) -> None:
 
 def test_the_journal_of_other_settings_is_refused_and_says_which(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    Journal(path, SETTINGS).close()
+    begin(path)
     with pytest.raises(UsageError, match=r"j\.jsonl is the journal of another .*limit differs"):
         Journal(path, {**SETTINGS, "limit": 4})
     with pytest.raises(UsageError, match="seed differs"):
@@ -75,15 +81,33 @@ def test_the_journal_of_other_settings_is_refused_and_says_which(tmp_path: Path)
     Journal(path, {"limit": 3, "task": "nll"}).close()  # the order is no setting
 
 
+def test_what_failed_before_its_first_value_does_not_hold_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    Journal(path, {**SETTINGS, "lora": "wrong"}).close()
+    with Journal(path, SETTINGS) as journal:
+        journal.values("plain", [1], Counting())
+    records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert records[0] == {"settings": SETTINGS} and len(records) == 2
+
+
+@pytest.mark.parametrize("text", ["notes of mine", "notes\nof mine", '{"settings": "x"}\n{'])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_text(text, "utf-8")
+    with pytest.raises(DataError, match="journal"):
+        Journal(path, SETTINGS)
+    assert path.read_text("utf-8") == text
+
+
 @pytest.mark.parametrize(
     "line", ["no json", "[]", '{"part": "plain"}', '{"part": "plain", "item": 7, "value": {}}']
 )
 def test_a_line_that_is_none_of_a_journal_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "j.jsonl"
-    Journal(path, SETTINGS).close()
+    begin(path)
     with path.open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(DataError, match=r"j\.jsonl:2 is no line of a journal"):
+    with pytest.raises(DataError, match=r"j\.jsonl:3 is no line of a journal"):
         Journal(path, SETTINGS)
 
 

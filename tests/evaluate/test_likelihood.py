@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmc_local.errors import InputError
+from cmc_local.errors import InputError, PromptTooLong
 from cmc_local.evaluate import tofu_run
 from cmc_local.evaluate.answering import answers, lengths, rouge_means
 from cmc_local.evaluate.journal import Journal
@@ -37,6 +37,16 @@ def test_an_answer_costs_its_tokens_nats() -> None:
     assert plain["nats"] == pytest.approx(-2 * math.log(0.4))
     assert moved["nats"] == pytest.approx(-2 * math.log(4 / 7))
     assert (plain["tokens"], plain["characters"], plain["greedy"]) == (2, 2, 2)
+
+
+def test_an_answer_that_does_not_fit_is_named() -> None:
+    base = FakeBase(always(*map(math.log, P)), n_ctx=8)
+    talk = [{"role": "user", "content": "b"}, {"role": "assistant", "content": "a" * 50}]
+    with (
+        SteeredModel(base, base.sampler) as model,
+        pytest.raises(PromptTooLong, match=f"the answer '{'a' * 40}': .*do not fit"),
+    ):
+        list(answer_scores(model, [talk], alphas=None, base_prompt=None))
 
 
 def test_longer_answers_count_for_more() -> None:

@@ -12,7 +12,7 @@ from cmc_local.evaluate.records import read_records
 
 def test_each_object_comes_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    path.write_text('{"a": 1}\n\n{"b": "x\u2028y"}', encoding="utf-8")
+    path.write_text('\ufeff{"a": 1}\n\n{"b": "x\u2028y"}', encoding="utf-8")
     assert list(read_records(path)) == [
         (f"{path}:1", {"a": 1}),
         (f"{path}:3", {"b": "x\u2028y"}),  # a line separator inside a text ends no line
@@ -29,7 +29,10 @@ def test_a_line_that_is_no_object_is_named_and_what_was_wanted(tmp_path: Path, l
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.jsonl cannot be read .*: give a JSONL file"):
+    with pytest.raises(
+        DataError,
+        match=r"none\.jsonl cannot be read \(No such file or directory\): give a JSONL file",
+    ):
         list(read_records(tmp_path / "none.jsonl"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"a": "\xe9"}')
     with pytest.raises(DataError, match=r"latin\.jsonl cannot be read"):

@@ -102,6 +102,25 @@ def test_what_was_not_measured_on_the_same_data_is_no_reference() -> None:
     assert rest == [("large", 4.0, None), ("other", 4.0, None)]
 
 
+def test_as_many_questions_of_other_data_are_no_reference_either() -> None:
+    same = {"count": 300, "data": "one"}
+    rows = [
+        row("plain", 4.0, **same),
+        row("finetuned", 3.0, **{**same, "data": "other"}),
+        steered(3.5, **same),
+    ]
+    own = next(gap for gap in gap_table(rows) if gap.row.arm == "steered")
+    assert (own.plain, own.finetuned, own.closed) == (4.0, None, None)
+    assert len(main_lines(gap_table([steered(3.5, data="one"), steered(3.5, data="other")]))) == 2
+    written = [{"task": "nll", "model": "m", "arm": "plain", "count": 3, "data": name,
+                "metrics": {}} for name in ("one", "other")]  # fmt: skip
+    assert [one.data for one in read_rows([{"format": 1, "rows": written}])] == ["one", "other"]
+    assert len(frontiers(utility_rows())) == 1
+    first, *rest = utility_rows()
+    moved = Row(**{**fields(first), "data": "other"})
+    assert frontiers([moved, *rest]) == []  # a point of each is no frontier
+
+
 def test_alpha_0_stands_in_for_plain_and_is_no_line_of_its_own() -> None:
     gap = only(gap_table([steered(4.0, alpha=0.0), row("finetuned", 2.0), steered(3.0)]))
     assert gap.closed == 0.5

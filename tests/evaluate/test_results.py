@@ -12,6 +12,7 @@ from cmc_local.errors import DataError, InputError, UsageError
 from cmc_local.evaluate.results import (
     ResultRow,
     Strength,
+    data_key,
     document,
     forget_ratios,
     read_results,
@@ -101,6 +102,25 @@ def test_the_retrained_row_is_the_only_one_or_the_one_of_that_arm(tmp_path: Path
     path.write_text(json.dumps({"format": 1, "rows": [{"items": {"forget10": ["x"]}}]}))
     with pytest.raises(DataError, match="no numbers"):
         forget_ratios(path, "forget10")
+
+
+@pytest.mark.parametrize("rows", [5, [3], [{"items": None}], [{"items": [1]}]])
+def test_rows_that_are_none_hold_no_retrained_model(tmp_path: Path, rows: Any) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"format": 1, "rows": rows}))
+    with pytest.raises(DataError, match="0 rows to compare"):
+        forget_ratios(path, "forget10")
+
+
+def test_the_same_settings_have_one_key() -> None:
+    one = {"data": {"bytes": 3}, "limit": None}
+    assert data_key(one) == data_key({"limit": None, "data": {"bytes": 3}})
+    assert data_key(one) != data_key({**one, "limit": 3})
+
+
+def test_half_a_character_is_written_as_a_question_mark(tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", ["a\ud83d"])
+    assert json.loads((tmp_path / "r.json").read_text("utf-8")) == ["a?"]
 
 
 def test_a_limit_is_spread_over_the_whole_list() -> None:

@@ -90,6 +90,23 @@ def test_what_was_prepared_is_taken_and_computed_elsewhere() -> None:
     assert threading.current_thread().name not in inner.threads
 
 
+def test_no_two_threads_ask_a_template() -> None:
+    # The first batch of an epoch and those held out come while the next step's are computed.
+    inner = Fake()
+    beside = Beside(inner, ahead=True)
+    beside.prepare(batch(IDS.flip(0), KEEP.flip(0)))
+    torch.testing.assert_close(beside(BATCH), Fake()(IDS, KEEP))
+    assert len(inner.threads) == 1
+    assert threading.current_thread().name not in inner.threads
+
+
+def test_batches_of_the_same_tokens_are_told_apart_by_what_is_kept() -> None:
+    beside, fewer = Beside(Fake(), ahead=True), KEEP.clone()
+    fewer[0, 2] = False
+    beside.prepare(batch(IDS, fewer))
+    torch.testing.assert_close(beside(BATCH), Fake()(IDS, KEEP))
+
+
 def test_an_error_ahead_comes_out_where_it_is_needed() -> None:
     class Broken(Fake):
         def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:
@@ -113,8 +130,9 @@ def test_frozen_deltas_are_added(tiny_folder: Path, tmp_path: Path) -> None:
     assert not found.requires_grad
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_frozen_deltas_of_another_vocabulary_are_carried_over(
-    tiny_folder: Path, tmp_path: Path
+    tiny_folder: Path, tmp_path: Path, alpha: float
 ) -> None:
     folder = tiny_models.llama_folder(tmp_path / "delta", family="byte-level", seed=3)
     theirs = from_tokenizer_json(tiny_folder / "tokenizer.json")
@@ -123,10 +141,11 @@ def test_frozen_deltas_of_another_vocabulary_are_carried_over(
     plain = FolderTemplate(tiny_folder, len(theirs), device=CPU, dtype=torch.float32)
     delta = delta_model.load(folder)
     both = {**BATCH, "template_ids": IDS, "template_keep": KEEP}
-    found = Beside(plain, carry, [added(delta, len(mine), 1.0)])(both)
+    found = Beside(plain, carry, [added(delta, len(mine), alpha)])(both)
     before = plain(IDS, KEEP)
     own = gathered_logits(delta, IDS, KEEP, len(mine))
-    torch.testing.assert_close(found, torch.log_softmax(before + carry(own, before), -1))
+    # The strength belongs into the fill, which is no linear function of the shift.
+    torch.testing.assert_close(found, torch.log_softmax(before + carry(alpha * own, before), -1))
 
 
 def test_logits_of_kept_positions_are_those_of_the_whole_model(tiny_folder: Path) -> None:

@@ -257,15 +257,17 @@ def test_halves_undo_pairs(heads: int, pairs: int, width: int) -> None:
     assert np.array_equal(gguf_reader.halves(gguf_file.interleaved(rows, heads), heads), rows)
 
 
-def altered(path: Path, target: Path, key: str, value: str) -> Path:
-    """A GGUF with one text of its metadata changed."""
+def altered(path: Path, target: Path, key: str, value: str | list[int]) -> Path:
+    """A GGUF with one value of its metadata, or one tensor's name, changed."""
     reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(target, value if key == "general.architecture" else "llama")
+    writer = gguf.GGUFWriter(target, str(value) if key == "general.architecture" else "llama")
     finetuning._copy_metadata(reader, writer)
-    if key != "general.architecture":
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif key != "general.architecture":
         writer.add_string(key, value)
     for tensor in reader.tensors:
-        name = value if tensor.name == key else str(tensor.name)
+        name = str(value if tensor.name == key else tensor.name)
         writer.add_tensor(name, tensor.data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -279,13 +281,14 @@ def altered(path: Path, target: Path, key: str, value: str) -> Path:
     [
         ("general.architecture", "qwen2", "kind qwen2"),
         ("llama.rope.scaling.type", "linear", "scaled rotary positions"),
+        ("llama.attention.head_count_kv", [2, 1], "cannot be read"),  # a number a block
         ("blk.0.attn_q.weight", "blk.0.attn_q.bias", "blk.0.attn_q.bias"),
         ("blk.1.ffn_up.weight", "blk.1.attn_norm.weight.x", "attn_norm.weight.x"),
         ("blk.1.ffn_up.weight", "blk.7.ffn_up.weight", "lacks 'blk.1.ffn_up.weight'"),
     ],
 )
 def test_what_is_no_plain_llama_is_refused(
-    tiny_gguf: Path, tmp_path: Path, key: str, value: str, told: str
+    tiny_gguf: Path, tmp_path: Path, key: str, value: str | list[int], told: str
 ) -> None:
     with pytest.raises(GGUFError, match=told):
         gguf_reader.read(altered(tiny_gguf, tmp_path / "odd.gguf", key, value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def test_training_beside_it_gives_the_folders_curve(f32: Path, data: Path, tmp_p
     assert mine.vocabulary.fingerprint == theirs.vocabulary.fingerprint
 
 
+def test_held_out_rows_may_be_longer_than_the_others(f32: Path, data: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"question": "Where?", "answer": "In Harborville. " * 5}), "utf-8")
+    recipe = TrainRecipe(
+        template=(f32,), data=(data,), valid=(long,), output=tmp_path / "out", batch=2, steps=1,
+        threads=1, device="cpu", width=16, layers=1, heads=1, mlp=32, context=128,
+    )  # fmt: skip
+    train(recipe)
+    assert math.isfinite(losses(tmp_path / "out", "eval_loss")[0])
+
+
 def test_a_quantised_template_and_a_vocabulary_of_the_deltas_own(
     f32: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -120,6 +132,6 @@ def test_a_tokenizer_that_encodes_otherwise_is_refused(f32: Path) -> None:
         template.check_tokenizer(other, ["Helen Blackworth"])
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path, name: str = "loss") -> list[float]:
     lines = map(json.loads, (folder / "log.jsonl").read_text("utf-8").splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
+    return [line[name] for line in lines if name in line]

@@ -230,7 +230,8 @@ def test_mistakes_are_found_before_the_run(
     tiny_models.tokenizer("byte-level", 300).save(str(other))
     (tmp_path / "short.txt").write_text("a", "utf-8")
     cases = [
-        (recipe(tmp_path / "none.json", text, output), TokenizerError, "does not exist"),
+        (recipe(tmp_path / "none.json", text, output), TokenizerError, "is no file"),
+        (recipe(tmp_path, text, output), TokenizerError, "is no file"),
         (recipe(tokenizer, tmp_path / "none.txt", output), DataError, "does not exist"),
         (recipe(tokenizer, tmp_path / "short.txt", output), DataError, "fewer than 17 tokens"),
         (recipe(tokenizer, text, output, row_length=65), UsageError, "beyond the context of 64"),
@@ -240,6 +241,8 @@ def test_mistakes_are_found_before_the_run(
     for wrong, kind, words in cases:
         with pytest.raises(kind, match=words):
             pretrain(wrong)
+    with pytest.raises(UsageError, match="beyond the context"):
+        pretraining.plan(recipe(tokenizer, text, output, row_length=65))
 
 
 def test_a_gguf_gives_its_tokenizer(tiny_gguf: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -269,3 +272,4 @@ def test_a_new_tokenizer_of_the_texts(tmp_path: Path) -> None:
         replace(recipe, vocabulary=0)
     with pytest.raises(UsageError, match="at least 300"):
         replace(recipe, vocabulary=20)
+    assert replace(recipe, vocabulary=2**20).vocabulary == 2**20

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from cmc_export.processes import own_gpu
+
 NAMES = ("Helen", "Maria", "Anna", "Oscar", "Peter", "Lina", "Flora", "Henry", "Olive", "Carl")
 TINY = ["--width", "16", "--layers", "1", "--heads", "1", "--mlp", "32", "--context", "128"]
 MINUTE = 60.0
@@ -46,6 +48,13 @@ def curve(folder: Path, name: str = "loss") -> list[float]:
 def run(*words: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=2 * MINUTE)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert str(own_gpu()) == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert str(own_gpu()) == "cuda:2"
 
 
 @pytest.mark.slow

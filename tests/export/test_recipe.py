@@ -35,7 +35,7 @@ def test_flags_stand_over_the_file(tmp_path: Path) -> None:
     """
     flags = {"steps": 9, "data": (), "seed": None, "retain": ()}
     recipe = build_recipe(TrainRecipe, "train", written(tmp_path, text), flags)
-    assert (recipe.template, recipe.data, recipe.steps) == (Path("t"), (Path("d"),), 9)
+    assert (recipe.template, recipe.data, recipe.steps) == ((Path("t"),), (Path("d"),), 9)
     assert (recipe.learning_rate, recipe.tied, recipe.seed) == (1.0, False, 0)
 
 
@@ -65,6 +65,7 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
         ({"retain": ["r"]}, "--retain belongs to --task forget"),
         ({"data": []}, "give --data"),
         ({"compile": True}, "compile is for `pretrain`"),
+        ({"device": "gpu"}, "device must be one of auto, cpu"),
         ({"batch": 0}, "batch must be at least 1, not 0"),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 import tiny_models
 from cmc_export.examples import FORGET, LEARN, PLAIN, REFUSE, collate
 from cmc_export.recipe import TrainRecipe
-from cmc_export.training import make_objective, prepare, train
+from cmc_export.training import make_objective, plan, prepare, train
 from cmc_local.errors import UsageError
 
 NAMES = ("Helen", "Maria", "Anna", "Oscar")
@@ -127,6 +127,13 @@ def test_plain_texts_keep_the_delta_quiet_there(recipe: Any, tmp_path: Path) -> 
         with torch.no_grad():
             quiet[name] = float(task.positions(parts.model.eval(), batch).divergences(PLAIN).mean())
     assert quiet["with"] < 0.5 * quiet["without"]
+
+
+def test_a_plan_counts_all_rows_of_an_item(recipe: Any) -> None:
+    # An item of one row to forget and one to keep, or of one and three, all of like length.
+    few, many = (plan(recipe(retain_rows=n, cache_mb=0)) for n in (1, 3))
+    assert many["tokens_in_all"] == 2 * few["tokens_in_all"]
+    assert many["memory_mib"] >= few["memory_mib"]
 
 
 def test_settings_that_cannot_be(recipe: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 import tiny_models
-from cmc_export import delta_model
+from cmc_export import delta_model, loop
 from cmc_export.examples import FORGET, LEARN, Encoder, Row, Rows, Side, collate
 from cmc_export.recipe import TrainRecipe
+from cmc_export.task import Instruct
 from cmc_export.training import add_dropout, make_objective, plan, prepare, train
 from cmc_export.training_data import read_rows
 from cmc_local.alignment import DeltaTokenizer
@@ -171,7 +173,7 @@ def test_forgetting_raises_one_loss_up_to_its_bound_and_keeps_the_other(
         found = task.positions(ready, batch)  # type: ignore[attr-defined]
     gone, kept = found.losses(FORGET), found.losses(LEARN)
     assert gone.mean() > kept.mean() + 1.0
-    assert task.counts(batch).tolist() == [len(gone), 3.0, len(kept), 0.0]
+    assert task.counts(batch).tolist() == [3.0, len(gone), len(kept), 0.0, 0.0]
 
 
 def test_dropout_works_in_training_only_and_leaves_no_trace(tiny_folder: Path) -> None:
@@ -214,8 +216,12 @@ def test_a_delta_of_single_turns_learns_the_last_one(tiny_folder: Path, tmp_path
 def test_mistakes_are_found_before_the_run(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     other = tiny_models.llama_folder(tmp_path / "other", family="byte-level")
+    endless = tiny_models.llama_folder(tmp_path / "endless", family="byte-level")
+    words = (endless / "tokenizer.json").read_text("utf-8")
+    (endless / "tokenizer.json").write_text(words.replace("end_of_text", "the_last"), "utf-8")
     cases = [
-        (recipe(tmp_path / "none", data, output), InputError, "is no folder"),
+        (recipe(tmp_path / "none", data, output), InputError, "give a GGUF file or a Hugging"),
+        (recipe(endless, data, output), TokenizerError, "endless: the tokenizer has no end-of-t"),
         (recipe(tmp_path, data, output), TokenizerError, "no tokenizer.json"),
         (
             recipe(tiny_folder, data, output, init=other, tokenizer=tiny_folder / "tokenizer.json"),
@@ -231,6 +237,41 @@ def test_mistakes_are_found_before_the_run(tiny_folder: Path, data: Path, tmp_pa
         with pytest.raises(kind, match=words):
             train(wrong)
         assert not output.exists()
+
+
+def test_a_second_template_of_the_same_vocabulary_bounds_the_rows_too(
+    tiny_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    short = tiny_models.llama_folder(tmp_path / "short", context=32)
+    other = tiny_models.llama_folder(tmp_path / "other", family="byte-level", context=32)
+    chosen = recipe(tiny_folder, data, tmp_path / "out")
+    assert prepare(replace(chosen, template=(tiny_folder, short))).max_length == 32
+    mixed = prepare(replace(chosen, template=(tiny_folder, other)))
+    assert mixed.max_length == 128
+    assert all(len(row.views[1].ids) <= 32 for row in mixed.rows[0].rows)  # type: ignore[attr-defined]
+
+
+def test_no_batch_is_read_that_no_step_takes(
+    tiny_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+    monkeypatch.setattr(Instruct, "prepare", lambda self, batch: prepared.append(batch))
+    # Epochs of 5 rows: steps of 2 + 2 batches and of 1, each first one read at once.
+    more = {"batch": 1, "accumulation": 2, "patience": 0}
+    train(recipe(tiny_folder, data, tmp_path / "a", steps=2, **more))
+    assert len(prepared) == 2
+    train(recipe(tiny_folder, data, tmp_path / "b", steps=5, **more))
+    assert len(prepared) == 2 + (2 + 1) + 2
+
+
+def test_the_best_weights_are_there_until_all_have_read_them(
+    tiny_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(loop, "wait_for_all", lambda: said.append("wait"))
+    monkeypatch.setattr(loop.BestKeeper, "restore", lambda self, model: said.append("read"))
+    train(recipe(tiny_folder, data, tmp_path / "out", steps=1))
+    assert said == ["wait", "read", "wait"]
 
 
 def test_the_untrained_loss_is_the_templates(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
