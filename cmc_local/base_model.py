@@ -244,6 +244,18 @@ class BaseModel:
         view: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (self.n_vocab,))
         return view
 
+    def outputs(self, count: int) -> NDArray[np.float32]:
+        """(count, V) float32 view: the rows of the last decode that asked for logits, in order.
+
+        `count` is the number of those rows; see `logits`.
+        """
+        self._must_be_open()
+        pointer = llama_cpp.llama_get_logits(self._context)
+        if not pointer:
+            raise UsageError("no row of the last decode has logits: decode some first")
+        view: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (count, self.n_vocab))
+        return view
+
     def truncate(self, sequence: int, length: int) -> bool:
         """Keep the first `length` positions of `sequence`.
 

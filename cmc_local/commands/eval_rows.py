@@ -139,7 +139,7 @@ def fitting(
     for row in rows:
         lines = (*_heading(row).split("\n"), *(_cell(row, name) for name in names))
         need = max(map(len, lines)) + 3
-        if False:
+        if part and need > left:
             yield part
             part, left = [], room
         part.append(row)

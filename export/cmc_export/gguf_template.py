@@ -6,6 +6,7 @@ that are in the loss have logits: memory is bounded by the batch, not by the tex
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,24 +101,25 @@ class GgufTemplate:
         for sequence in range(TOGETHER):  # all of them: they share the cells
             self._base.clear(sequence)
         for at in range(0, max(len(line.tokens) for line in group), self._most):
-            spans, wanted = [], []
-            row = 0
+            spans: list[Span] = []
+            mine: list[int] = []  # rows of the result, and which outputs they are
+            theirs: list[int] = []
+            count = 0
             for sequence, line in enumerate(group):
                 part = line.tokens[at : at + self._most]
                 if not part:
                     continue
-                inside = [
-                    (line.first + n, place - at)
-                    for n, place in enumerate(line.places)
-                    if at <= place < at + len(part)
-                ]
-                outputs = range(inside[0][1], inside[-1][1] + 1) if inside else range(0)
+                first, last = bisect_left(line.places, at), bisect_left(line.places, at + len(part))
+                inside = [place - at for place in line.places[first:last]]
+                outputs = range(inside[0], inside[-1] + 1) if inside else range(0)
                 spans.append(Span(sequence, at, part, outputs))
-                wanted += [(mine, row + place) for mine, place in inside]
-                row += len(part)
+                mine += range(line.first + first, line.first + last)
+                theirs += [count + place - outputs.start for place in inside]
+                count += len(outputs)
             self._base.decode_spans(spans)
-            for mine, theirs in wanted:
-                found[mine] = torch.from_numpy(self._base.logits(theirs)[: self._vocabulary])
+            if count:
+                logits = torch.from_numpy(self._base.outputs(count))
+                found[mine] = logits[theirs, : self._vocabulary]
 
 
 def _lines(ids: Tensor, keep: Tensor) -> Iterator[_Line]:

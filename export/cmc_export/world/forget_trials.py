@@ -26,7 +26,7 @@ from cmc_local.steered import SteeredModel
 
 RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
 BASES = ("template", "larger", "other")
-ALPHAS = (0.7, 1.0)
+ALPHAS = (0.7, 0.8, 1.0)
 LIMITS = Limits(context=256, parallel=4)
 Say = Callable[[str], None]
 
@@ -48,14 +48,16 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
         "tokenizer": "runs/world/sentencepiece/tokenizer.json",
         "forget_loss": "npo",
         "forget_beta": 0.1,
-        "steps": 1200,
-        "evaluate_every": 120,
+        "steps": 900,
+        "evaluate_every": 90,
+        "cache_mb": 3000,
     },
     "ascent-three-templates": {
         "template": ["models/template.gguf", "models/larger.gguf", "models/other.gguf"],
         "tokenizer": "runs/world/sentencepiece/tokenizer.json",
-        "steps": 1200,
-        "evaluate_every": 120,
+        "steps": 900,
+        "evaluate_every": 90,
+        "cache_mb": 3000,
     },
 }
 
