@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 
 import tiny_models
 from cmc_local import base_library
+from cmc_local.base_batch import Span
 from cmc_local.base_model import BaseModel
 from cmc_local.base_threads import usable_cores
 from cmc_local.errors import GGUFError, PromptTooLong, UsageError
@@ -265,3 +266,12 @@ def test_one_sequence_of_a_usual_context_goes_without_flash_attention(
     monkeypatch.setattr(BaseModel, "_new_context", note)
     BaseModel(tiny_gguf, context=context, sequences=sequences, threads=1, gpu_layers=0).close()
     assert asked == [flash]
+
+
+def test_all_outputs_at_once_are_the_rows_one_by_one(tiny_gguf: Path) -> None:
+    with BaseModel(tiny_gguf, context=32, threads=1, sequences=2) as base:
+        spans = [Span(0, 0, [1, 5, 9], range(1, 3)), Span(1, 0, [1, 7], range(0, 1))]
+        base.decode_spans(spans)
+        block = base.outputs(3).copy()
+        for mine, theirs in enumerate((1, 2, 3)):
+            np.testing.assert_array_equal(block[mine], base.logits(theirs))
