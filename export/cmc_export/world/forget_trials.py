@@ -30,35 +30,24 @@ ALPHAS = (0.7, 0.8, 1.0)
 LIMITS = Limits(context=256, parallel=4)
 Say = Callable[[str], None]
 
+_ASCENT = {"forget_loss": "ascent", "forget_bound": 3.0}
+_ALL_BASES = {
+    "template": [f"models/{base}.gguf" for base in BASES],
+    "tokenizer": "runs/world/sentencepiece/tokenizer.json",
+    "steps": 900,
+    "evaluate_every": 90,
+    "cache_mb": 3000,
+}
 TRIALS: Mapping[str, Mapping[str, Any]] = {
-    "ascent": {},
-    "ascent-kl": {"retain_loss": "kl", "retain_weight": 3.0},
-    "npo": {"forget_loss": "npo", "forget_beta": 0.1},
-    "npo-kl": {
-        "forget_loss": "npo",
-        "forget_beta": 0.1,
-        "retain_loss": "kl",
-        "retain_weight": 3.0,
-    },
+    "npo": {},
+    "npo-kl": {"retain_loss": "kl", "retain_weight": 3.0},
+    "npo-all-bases": _ALL_BASES,
+    "ascent": _ASCENT,
+    "ascent-kl": {**_ASCENT, "retain_loss": "kl", "retain_weight": 3.0},
+    "ascent-all-bases": {**_ASCENT, **_ALL_BASES},
     "simnpo": {"forget_loss": "simnpo", "forget_beta": 2.5},
-    "dpo": {"forget_loss": "dpo", "forget_beta": 0.1},
+    "dpo": {"forget_loss": "dpo"},
     "idk": {"forget_loss": "idk"},
-    "npo-three-templates": {
-        "template": ["models/template.gguf", "models/larger.gguf", "models/other.gguf"],
-        "tokenizer": "runs/world/sentencepiece/tokenizer.json",
-        "forget_loss": "npo",
-        "forget_beta": 0.1,
-        "steps": 900,
-        "evaluate_every": 90,
-        "cache_mb": 3000,
-    },
-    "ascent-three-templates": {
-        "template": ["models/template.gguf", "models/larger.gguf", "models/other.gguf"],
-        "tokenizer": "runs/world/sentencepiece/tokenizer.json",
-        "steps": 900,
-        "evaluate_every": 90,
-        "cache_mb": 3000,
-    },
 }
 
 
@@ -132,8 +121,7 @@ def _adapter(name: str, seed: int, say: Say) -> Path:
     if not adapter.is_dir():
         say(f"training {place}")
         flags = {"seed": seed, "output": place, "resume": True}
-        changes = {"with_adapter": ["models/instruct"], **TRIALS[name]}
-        recipe = build_recipe(TrainRecipe, "train", RECIPES / "forget.toml", flags, changes)
+        recipe = build_recipe(TrainRecipe, "train", RECIPES / "forget.toml", flags, TRIALS[name])
         training.train(recipe)
         choices = Choices(alpha=1.0, name="forget", precisions=("fp32",))
         adapter_export.export(recipe.output, adapter, choices)

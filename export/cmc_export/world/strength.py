@@ -17,7 +17,7 @@ MODELS = Path("models")
 BASES = ("template", "larger", "other")
 ALPHAS: Mapping[str, tuple[float, ...]] = {
     "instruct": (0.6, 0.8, 1.0, 1.2),
-    "forget": (0.65, 0.7, 0.75, 0.8, 1.0),
+    "forget": (0.7, 0.8, 0.9, 1.0),
 }
 MOST = 300
 """Questions of each kind; validation is small."""
