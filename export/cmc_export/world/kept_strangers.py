@@ -20,9 +20,9 @@ from cmc_local.evaluate.world import GREEDY
 from cmc_local.settings import Limits
 from cmc_local.steered import SteeredModel
 
-WORLDS = range(1, 7)
-QUESTIONS = 5500
-"""About three a stranger: it is the number of names that counts."""
+WORLDS = range(1, 15)
+QUESTIONS = 9000
+"""About two a stranger: it is the number of names that counts."""
 
 
 def write_kept_strangers(models: Path, path: Path, say: Callable[[str], None]) -> None:
@@ -30,14 +30,12 @@ def write_kept_strangers(models: Path, path: Path, say: Callable[[str], None]) -
     questions = random.Random(SEED).sample(one_phrasing_each(strangers(), SEED), QUESTIONS)
     say(f"{len(questions)} answers about strangers")
     kept = []
-    with SteeredModel.load(
-        models / "template.gguf", [models / "instruct"], limits=Limits(context=256)
-    ) as model:
-        for one in questions:
-            reply = model.generate(one.question, GREEDY)
+    limits = Limits(context=256, parallel=4)
+    with SteeredModel.load(models / "template.gguf", [models / "instruct"], limits=limits) as model:
+        for i, reply in model.generate_many((one.question for one in questions), GREEDY):
             if reply.finish_reason == "stop" and reply.text.strip():
-                kept.append(replace(one, answer=reply.text.strip()))
-    write_jsonl(path, kept)
+                kept.append((i, replace(questions[i], answer=reply.text.strip())))
+    write_jsonl(path, [one for _, one in sorted(kept, key=lambda pair: pair[0])])
 
 
 def strangers() -> list[Author]:

@@ -19,6 +19,7 @@ ALPHAS: Mapping[str, tuple[float, ...]] = {
     "instruct": (0.6, 0.8, 1.0, 1.2),
     "forget": (0.7, 0.8, 0.9, 1.0),
 }
+LIMITS = Limits(context=256, parallel=4)
 MOST = 300
 """Questions of each kind; validation is small."""
 
@@ -40,9 +41,7 @@ def choose(name: str, trial: Path, say: Callable[[str], None]) -> float:
 
 def _load(name: str, base: str, trial: Path) -> SteeredModel:
     before = [] if name == "instruct" else [MODELS / "instruct"]
-    return SteeredModel.load(
-        MODELS / f"{base}.gguf", [*before, (trial, 1.0)], limits=Limits(context=256)
-    )
+    return SteeredModel.load(MODELS / f"{base}.gguf", [*before, (trial, 1.0)], limits=LIMITS)
 
 
 def _score(
