@@ -1,0 +1,1 @@
+"""Adapters inside other people's code, a file for each library; nothing is loaded from here."""
