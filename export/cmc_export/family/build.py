@@ -83,7 +83,7 @@ def instruct_stages() -> Iterator[Stage]:
 
 def _instruct_rows(adapter: Path) -> Iterator[Stage]:
     for task, more in (("nll", ""), ("rouge", " --limit 150 --max-tokens 80")):
-        common = f"eval {task} --data {RUNS}/test.jsonl --adapter {adapter}{more}"
+        common = f"eval {task} --data {RUNS}/test.jsonl{more} --adapter {adapter}"
         for name in BASES:
             files = (f"{name}", f"{name}-Q8_0", f"{name}-Q4_0") if task == "nll" else (name,)
             for file in files:
@@ -107,8 +107,8 @@ def _instruct_rows(adapter: Path) -> Iterator[Stage]:
             pair = f"{RUNS}/small.finetuned.gguf,{RUNS}/small.gguf"
             yield Stage(
                 out,
-                f"{common} --gguf {RUNS}/{name}.gguf --proxy {pair} --alphas 0 --arm proxy "
-                f"--name {name} -o {out}",
+                f"{common}:0 --gguf {RUNS}/{name}.gguf --proxy {pair} --arm proxy --name {name} "
+                f"-o {out}",
             )
 
 

@@ -59,7 +59,7 @@ def _rows() -> Iterator[Stage]:
             f"{base}-lora": f"{ASK} {gguf} --lora {RUNS}/{base}.lora.gguf {off} --arm lora",
         }
         if base != "template":
-            commands[f"{base}-proxy"] = f"{ASK} {gguf} --proxy {pair} {off} --arm proxy"
+            commands[f"{base}-proxy"] = f"{ASK}:0 {gguf} --proxy {pair} --arm proxy --name {base}"
         for name, command in commands.items():
             out = RUNS / f"{name}.json"
             yield Stage(out, f"{command} -o {out}")
