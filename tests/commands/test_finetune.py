@@ -77,7 +77,7 @@ def test_without_peft_one_line_says_how_to_get_it(
     words = ["--model", tiny_gguf, "--data", data, "--method", "lora"]
     done = run(*words, "-o", tmp_path / "lora.gguf")
     assert done.exit_code == 1
-    assert "pip install peft" in done.stderr
+    assert 'pip install "cmc-local[train]"' in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
