@@ -116,15 +116,15 @@ def export(
 
 def _examples(
     tokenizer: DeltaTokenizer, form: PromptForm, path: Path | None
-) -> tuple[list[list[int]], str]:
-    """Token lists to verify on, and what the card calls them."""
+) -> tuple[list[verification.Example], str]:
+    """Examples to verify on, and what the card calls them."""
     if path is None:
         found = verification.own_conversations()
         asked = f"{len(found)} questions and answers in its prompt form"
     else:
         found = read_conversations([path])[:MOST_EXAMPLES]
         asked = f"{len(found)} examples of {path.name}"
-    return [tokenizer.example(form, messages)[0] for messages in found], asked
+    return [tokenizer.example(form, messages) for messages in found], asked
 
 
 def _with_figures(

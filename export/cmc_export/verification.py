@@ -1,8 +1,10 @@
 """What an exported graph must show before its folder is put in place: it says what PyTorch says.
 
 Texts are fed as the runner feeds them (a chunk, single tokens, a chunk on a filled cache); every
-position's logits are compared. `agreement` is the share of positions where the greedy shifted
-token, `argmax(log_softmax(template) + delta)`, is the same; without a template the delta's own.
+position's logits are compared. `agreement` is the share of an answer's tokens at which the greedy
+shifted token, `argmax(log_softmax(template) + delta)`, is the same; without a template the delta's
+own. Within the prompt, where nothing is ever shifted, a delta has learned no preference and two
+tokens may be as good as equal.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from cmc_local.errors import InputError
 from cmc_local.prompts import Message
 
 Float = NDArray[np.float32]
+Example = tuple[list[int], list[bool]]
+"""Tokens, and for each whether an answer holds it."""
 LogProbabilities = Callable[[torch.Tensor], torch.Tensor]
 """A template: ids (1, T) -> log-probabilities (1, T, V)."""
 
@@ -47,7 +51,7 @@ QUESTIONS = (
     ("Compute 12 times 12.", "12 times 12 is 144."),
     ("Describe winter in one sentence.", "Winter is cold and quiet, with snow on bare branches."),
 )
-"""Asked where no data is given: some 500 positions in the adapter's own prompt form."""
+"""Asked where no data is given, in the adapter's own prompt form."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Figures:
     error: float
     """Largest difference of a logit, relative to the largest logit."""
     agreement: float
-    """Share of positions with the same greedy shifted token, 0 to 1."""
+    """Share of answers' tokens with the same greedy shifted token, 0 to 1."""
 
 
 def own_conversations() -> list[list[Message]]:
@@ -75,14 +79,14 @@ def verify(
     model: LlamaForCausalLM,
     adapter: Adapter,
     precision: Precision,
-    texts: Sequence[Sequence[int]],
+    examples: Sequence[Example],
     template: LogProbabilities | None = None,
 ) -> Figures:
-    """Compare one graph with the model over texts; raises InputError where it falls short."""
+    """Compare one graph with the model over examples; raises InputError where it falls short."""
     source = OnnxDelta(adapter, device="cpu", precision=precision)
     worst = largest = 0.0
     same = count = 0
-    for tokens in _usable(texts, source.context):
+    for tokens, chosen in _usable(examples, source.context):
         expected, base = _reference(model, tokens, template)
         expected = expected[:, : len(source.vocabulary)]
         found = _as_the_runner_feeds(source, tokens)
@@ -91,8 +95,8 @@ def verify(
         if base is not None:
             size = min(base.shape[1], expected.shape[1])
             expected, found = base[:, :size] + expected[:, :size], base[:, :size] + found[:, :size]
-        same += int((expected.argmax(1) == found.argmax(1)).sum())
-        count += len(tokens)
+        same += int((expected.argmax(1) == found.argmax(1))[chosen].sum())
+        count += len(chosen)
     size_in_bytes = adapter.graph(precision).stat().st_size
     error = worst / largest if largest else worst
     figures = Figures(precision, size_in_bytes, count, error, same / count)
@@ -100,14 +104,16 @@ def verify(
     return figures
 
 
-def _usable(texts: Sequence[Sequence[int]], context: int) -> Iterator[list[int]]:
+def _usable(examples: Sequence[Example], context: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Tokens in the context, and the positions at which a token of an answer is chosen."""
     found = False
-    for tokens in texts:
-        if tokens:
+    for tokens, answered in examples:
+        chosen = [i for i, said in enumerate(answered[1:context]) if said]
+        if chosen:
             found = True
-            yield list(tokens)[:context]
+            yield tokens[:context], chosen
     if not found:
-        raise InputError("there is no text to verify the graph on: give --data with examples")
+        raise InputError("there is no answer to verify the graph on: give --data with examples")
 
 
 def _reference(
@@ -144,6 +150,6 @@ def _judge(figures: Figures, *, own_token: bool) -> None:
         raise InputError(
             f"the {figures.precision} graph picks PyTorch's greedy token at "
             f"{figures.agreement:.1%} of {figures.positions} positions (at least "
-            f"{LEAST_AGREEMENT:.0%} is asked): nothing was written; leave it out with "
-            f"--precision fp32,{hint or ' or train longer'}"
+            f"{LEAST_AGREEMENT:.0%} is asked): nothing was written; give --data with examples of "
+            f"what it was trained for, leave it out with --precision fp32,{hint or ' or train on'}"
         )

@@ -116,14 +116,14 @@ def test_examples_may_come_from_a_file(checkpoint: Path, tmp_path: Path) -> None
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"question": "Where?", "answer": "In Harborville."}) + "\n")
     done = export(checkpoint, tmp_path / "adapter", ONE_GRAPH, data=data)
-    tokens = DeltaTokenizer((checkpoint / "tokenizer.json").read_bytes()).example(
+    _, answered = DeltaTokenizer((checkpoint / "tokenizer.json").read_bytes()).example(
         named_form("inst"),
         [
             {"role": "user", "content": "Where?"},
             {"role": "assistant", "content": "In Harborville."},
         ],
-    )[0]
-    assert done.figures[0].positions == len(tokens)
+    )
+    assert done.figures[0].positions == sum(answered)
     assert "1 examples of data.jsonl" in done.adapter.read("README.md").decode()
     data.write_text("{broken\n")
     with pytest.raises(DataError, match=r"data\.jsonl:1"):
@@ -213,3 +213,13 @@ def test_a_folder_in_the_shape_the_papers_authors_publish(
     with torch.no_grad():
         expected = model.float()(torch.tensor([tokens])).logits[0].numpy()
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_only_the_answers_tokens_are_compared(checkpoint: Path, tmp_path: Path) -> None:
+    # Token 0 of the prompt and token 1 of the answer: one position counts, the one before it.
+    found = export(checkpoint, tmp_path / "adapter", ONE_GRAPH).adapter
+    model = delta_model.load(checkpoint)
+    figures = verification.verify(model, found, "fp32", [([1, 5, 6], [False, False, True])])
+    assert (figures.positions, figures.agreement) == (1, 1.0)
+    with pytest.raises(InputError, match="no answer to verify"):
+        verification.verify(model, found, "fp32", [([1, 5, 6], [False, False, False])])

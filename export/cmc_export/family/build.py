@@ -64,7 +64,10 @@ def instruct_stages() -> Iterator[Stage]:
         f"train --template {RUNS}/small.gguf --init {RUNS}/delta {INSTRUCT} --epochs 4 "
         f"--learning-rate 5e-4 --cache-mb 6000 -o {delta}",
     )
-    yield Stage(adapter, f"export {delta} -o {adapter} --template {RUNS}/small.gguf")
+    yield Stage(
+        adapter,
+        f"export {delta} -o {adapter} --template {RUNS}/small.gguf --data {RUNS}/valid.jsonl",
+    )
     for name in BASES:
         target = RUNS / f"{name}.finetuned.gguf"
         yield Stage(

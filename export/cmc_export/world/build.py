@@ -73,11 +73,11 @@ def make_adapter(name: str, say: Say) -> None:
         write_kept_strangers(MODELS, strangers, say)
     say(f"training {name}")
     training.train(recipe)
-    trial = RUNS / f"{name}.adapter"
+    trial, asked = RUNS / f"{name}.adapter", RUNS / "world/validation.jsonl"
     if not trial.is_dir():
-        adapter_export.export(recipe.output, trial, _choices(1.0), report=say)
+        adapter_export.export(recipe.output, trial, _choices(1.0), data=asked, report=say)
     alpha = strength.choose(name, trial, say)
-    adapter_export.export(recipe.output, MODELS / name, _choices(alpha), report=say)
+    adapter_export.export(recipe.output, MODELS / name, _choices(alpha), data=asked, report=say)
 
 
 def _choices(alpha: float) -> Choices:
