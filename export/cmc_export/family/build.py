@@ -66,7 +66,8 @@ def instruct_stages() -> Iterator[Stage]:
     )
     yield Stage(
         adapter,
-        f"export {delta} -o {adapter} --template {RUNS}/small.gguf --data {RUNS}/valid.jsonl",
+        f"export {delta} -o {adapter} --template {RUNS}/small.gguf --data {RUNS}/valid.jsonl "
+        "--precision fp32",  # in 8 bits 98.8 % of the answers' tokens are the same
     )
     for name in BASES:
         target = RUNS / f"{name}.finetuned.gguf"
