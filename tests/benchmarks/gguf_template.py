@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,15 +43,32 @@ class AtHand:
         return self._answers[id(batch)]
 
 
-def main() -> None:
-    """Measure and print."""
+def in_turns(arms: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each arm, round by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(rounds + 1):
+        for name, arm in arms.items():
+            begun = perf_counter()
+            arm()
+            if turn:  # the first round warms up
+                seconds[name].append(perf_counter() - begun)
+    return seconds
+
+
+def chosen_options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gguf", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--shape", default="nano")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    chosen = chosen_options()
     recipe = TrainRecipe(
         template=(chosen.gguf,), data=(chosen.data,), output=Path("unused"), shape=chosen.shape,
         batch=chosen.batch, cache_mb=0, precision="fp32", turns="last",
@@ -89,13 +107,7 @@ def main() -> None:
             step(batch)
 
     arms = {"template": template_alone, "delta": delta_alone, "together": together}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(chosen.rounds + 1):
-        for name, arm in arms.items():
-            begun = perf_counter()
-            arm()
-            if turn:  # the first round warms up
-                seconds[name].append(perf_counter() - begun)
+    seconds = in_turns(arms, chosen.rounds)
     shares = [
         max(template, delta) / both for template, delta, both in zip(*seconds.values(), strict=True)
     ]

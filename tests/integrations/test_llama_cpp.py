@@ -6,7 +6,7 @@ The bundled models are real ones, small: the template's vocabulary is the delta'
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +35,6 @@ from steered_llamas import (
 )
 
 pytestmark = pytest.mark.skipif(has_risky_amx(), reason="stock Llama can crash with this AMX build")
-
-
-@pytest.fixture(scope="module")
-def llm(bundled_models: Path) -> Iterator[SteeredLlama]:
-    """The template, steered; `logits_all` gives log-probabilities."""
-    made = steered(bundled_models, overlap="on", logits_all=True)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def stock(bundled_models: Path) -> Iterator[tuple[Any, LlamaSteering]]:
-    """An ordinary `Llama`, and its steering."""
-    llm = opened(bundled_models)
-    with LlamaSteering(llm, [bundled_models / "instruct"], device="cpu") as steering:
-        yield llm, steering
-    llm.close()
 
 
 # --- the same text -------------------------------------------------------------------------------

@@ -16,10 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmc_export import adapter_export, training
-from cmc_export.adapter_export import Choices
-from cmc_export.recipe import TrainRecipe, build_recipe
 from cmc_export.world.kept_strangers import write_kept_strangers
+from cmc_export.world.trials import trained
 from cmc_local.evaluate.world import Question, answers, rates, read_questions
 from cmc_local.settings import Limits
 from cmc_local.steered import SteeredModel
@@ -64,7 +62,8 @@ def run_forget_trials(names: Sequence[str], seeds: Sequence[int], part: str, say
         for seed in seeds:
             if (name, seed, part) in done:
                 continue
-            adapter = _adapter(name, seed, say)
+            place = RUNS / f"trials/forget-{name}-{seed}"
+            adapter = trained(place, "forget", seed, TRIALS[name], say)
             row = {"trial": name, "seed": seed, "part": part, "bases": measure(adapter, part)}
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -112,17 +111,3 @@ def _nats(model: SteeredModel, questions: Sequence[Question], alphas: Mapping[st
     scores = list(model.score_many(pairs, alphas=alphas))
     tokens = sum(len(score.tokens) for score in scores)
     return round(-sum(score.total for score in scores) / tokens, 4)
-
-
-def _adapter(name: str, seed: int, say: Say) -> Path:
-    """The trial's adapter, made if it is not there."""
-    place = RUNS / f"trials/forget-{name}-{seed}"
-    adapter = place.with_name(place.name + ".adapter")
-    if not adapter.is_dir():
-        say(f"training {place}")
-        flags = {"seed": seed, "output": place, "resume": True}
-        recipe = build_recipe(TrainRecipe, "train", RECIPES / "forget.toml", flags, TRIALS[name])
-        training.train(recipe)
-        choices = Choices(alpha=1.0, name="forget", precisions=("fp32",))
-        adapter_export.export(recipe.output, adapter, choices)
-    return adapter

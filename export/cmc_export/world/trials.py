@@ -76,7 +76,7 @@ def _questions(part: str) -> list[Question]:
 def _measure(
     name: str, seed: int, questions: Sequence[Question], part: str, say: Say
 ) -> dict[str, Any]:
-    adapter = _adapter(name, seed, say)
+    adapter = trained(RUNS / f"trials/{name}-{seed}", "instruct", seed, TRIALS[name], say)
     exact, fact = {}, {}
     for base in BASES:
         for path in (MODELS / f"{base}.gguf", RUNS / f"trials/{base}-Q8_0.gguf"):
@@ -86,15 +86,14 @@ def _measure(
     return {"trial": name, "seed": seed, "part": part, "exact": exact, "fact": fact}
 
 
-def _adapter(name: str, seed: int, say: Say) -> Path:
-    """The trial's adapter, made if it is not there."""
-    place = RUNS / f"trials/{name}-{seed}"
+def trained(place: Path, name: str, seed: int, changes: Mapping[str, Any], say: Say) -> Path:
+    """The adapter of recipes/NAME.toml with `changes`, trained at `place` if it is not there."""
     adapter = place.with_name(place.name + ".adapter")
     if not adapter.is_dir():
         say(f"training {place}")
         flags = {"seed": seed, "output": place, "resume": True}
-        recipe = build_recipe(TrainRecipe, "train", RECIPES / "instruct.toml", flags, TRIALS[name])
+        recipe = build_recipe(TrainRecipe, "train", RECIPES / f"{name}.toml", flags, changes)
         training.train(recipe)
-        choices = Choices(alpha=1.0, name="instruct", precisions=("fp32",))
+        choices = Choices(alpha=1.0, name=name, precisions=("fp32",))
         adapter_export.export(recipe.output, adapter, choices)
     return adapter
