@@ -10,82 +10,15 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from cmc_local import bundled
-from cmc_local.commands import eval_options, loading, main
+from cmc_local.commands import eval_options
 from cmc_local.commands.eval import command as evaluation
-from cmc_local.commands.options import AdapterChoice
 from cmc_local.evaluate.report_gaps import HEADLINES, LOWER_IS_BETTER
-from cmc_local.steered import SteeredModel
-from fakes import FakeBase, FakeShift, adapter, always
-
-Run = Callable[..., Result]
-P = (0.1, 0.4, 0.3, 0.1, 0.1)
-PLAIN_NLL, STEERED_NLL = -math.log(0.3), -math.log(0.6 / 1.3)
-
-
-class Loader:
-    """Makes the fake model; counts what its bases decoded."""
-
-    def __init__(self) -> None:
-        self.bases: list[FakeBase] = []
-        self.fails_at: int | None = None
-        self.weights: dict[str, tuple[float, ...]] = {}
-        """Of the files that do not give P."""
-
-    def __call__(
-        self, gguf: Path, adapters: tuple[AdapterChoice, ...], **_: object
-    ) -> SteeredModel:
-        base = FakeBase(partial(self._rule, self.weights.get(gguf.name, P)))
-        self.bases.append(base)
-        model = SteeredModel(base, base.sampler)
-        for one in adapters:
-            shift = FakeShift(always(0, 0, math.log(2), 0, 0))
-            model.attach(adapter(shift, name=one.path.name), one.alpha)
-        return model
-
-    def _rule(self, weights: tuple[float, ...], _seen: tuple[int, ...]) -> tuple[float, ...]:
-        if self.fails_at is not None and len(self.bases[-1].decoded) >= self.fails_at:
-            raise KeyboardInterrupt
-        return tuple(map(math.log, weights))
-
-
-@pytest.fixture
-def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
-    fake = Loader()
-    monkeypatch.setattr(loading, "steered", fake)
-    return fake
-
-
-@pytest.fixture
-def run(loader: Loader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-    Path("model.gguf").write_bytes(b"weights")
-    Path("delta").mkdir()
-    Path("delta/adapter.json").write_text("{}")
-    talks = [{"question": "a", "answer": "b"}, {"question": "ab", "answer": "bb"}]
-    Path("held-out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in talks))
-
-    def invoke(task: str, *words: str) -> Result:
-        return CliRunner().invoke(main, ["eval", task, *words])
-
-    return invoke
-
-
-NLL = ("--gguf", "model.gguf", "--adapter", "delta", "--data", "held-out.jsonl")
-
-
-def rows(result: Result) -> list[dict[str, Any]]:
-    assert result.exit_code == 0, result.output
-    found: list[dict[str, Any]] = json.loads(result.stdout)["rows"]
-    return found
+from eval_runs import NLL, PLAIN_NLL, STEERED_NLL, Loader, Run, rows
 
 
 def test_plain_and_steered_each_have_a_row(run: Run) -> None:
@@ -361,100 +294,3 @@ def test_alpaca_writes_a_file_for_each_strength(run: Run) -> None:
     assert run("alpaca", *words, "--alphas", "1", "--output", "one.json").exit_code == 0
     assert json.loads(Path("one.json").read_text()) == [steered]
     assert "give --output" in run("alpaca", *words).stderr
-
-
-def test_a_table_names_every_arm_and_metric(run: Run) -> None:
-    shown = run("nll", *NLL).stdout
-    assert all(text in shown for text in ("plain", "steered", "delta 1", "bits per character"))
-
-
-def test_a_name_in_brackets_is_shown_as_it_is(run: Run) -> None:
-    assert "[/b] m[q4]: nll on 2" in run("nll", *NLL, "--name", "[/b] m[q4]").stdout
-
-
-def test_rows_that_do_not_fit_beside_each_other_stand_below(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    shown = run("nll", *NLL, "--alphas", "0,1,2,3,4,5").stdout
-    assert shown.count("nll on 2 questions") == shown.count("bits per character") == 2
-    assert "…" not in shown and max(map(len, shown.splitlines())) <= 60
-    assert all(f"delta {alpha}" in shown for alpha in (1, 2, 3, 4, 5))
-
-
-def test_the_page_is_made_of_results_and_logs(run: Run) -> None:
-    pytest.importorskip("matplotlib")
-    rows(run("nll", *NLL, "--output", "r.json", "--json", "--html", "one.html"))
-    Path("log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"note": 1}\n{"step": 2, "loss": 1}\n')
-    done = run("report", "r.json", "--html", "page.html", "--log", "run=log.jsonl")
-    assert (done.output, done.exit_code) == ("", 0)
-    assert "cmc-local eval nll" in Path("one.html").read_text("utf-8")
-    assert "Training" in Path("page.html").read_text("utf-8")
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        ((), "nothing to show"),
-        (("none.json",), "none.json cannot be read"),
-        (("held-out.jsonl",), "held-out.jsonl cannot be read"),
-        (("--log", "log.jsonl"), "give a name and a file"),
-        (("--log", "x=none.jsonl"), "none.jsonl cannot be read"),
-        (("--log", "x=held-out.jsonl"), "held-out.jsonl has no line with a step"),
-    ],
-)
-def test_a_report_of_nothing_is_one_line(run: Run, words: tuple[str, ...], reason: str) -> None:
-    done = run("report", *words, "--html", "page.html")
-    assert done.exit_code in (1, 2) and reason in done.stderr and done.stderr.count("\n") == 1
-    assert not Path("page.html").exists()
-
-
-def test_shifts_of_one_delta_on_two_models_of_one_vocabulary_are_the_same(run: Run) -> None:
-    Path("other.gguf").touch()
-    words = ("-m", "model.gguf", "-m", "other.gguf", "-a", "delta", "--data", "held-out.jsonl")
-    done = run("shifts", *words, "--json")
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["shifts"]["models"] == ["model", "other"]
-    assert found["shifts"]["cosine"] == [[1.0, 1.0], [1.0, 1.0]]
-    best = max(found["moved"], key=lambda one: one["mean_shift"])
-    assert (best["token"], best["count"]) == ("b", 6)  # three places in each of two models
-    assert "name one with --adapter" in run("shifts", *words[:4], *words[6:]).stderr
-
-
-def test_pairs_are_compared_with_each_other_and_with_a_delta(run: Run, loader: Loader) -> None:
-    # The tuned models double "b" (what the delta does), the odd one doubles "a".
-    loader.weights = {
-        "tuned.gguf": (0.1, 0.4, 0.6, 0.1, 0.1),
-        "same.gguf": (0.1, 0.4, 0.6, 0.1, 0.1),
-        "odd.gguf": (0.1, 0.8, 0.3, 0.1, 0.1),
-    }
-    for name in loader.weights:
-        Path(name).touch()
-    words = [f"--pair=model.gguf,{name}" for name in loader.weights]
-    done = run("shifts", *words, "-a", "delta", "--data", "held-out.jsonl", "--json")
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["shifts"]["models"] == ["model + delta", "tuned", "same", "odd"]
-    # Over "a", "b", "ab" and a newline, less their mean: (-1, 3, -1, -1) and (3, -1, -1, -1).
-    unlike = pytest.approx((-3 - 3 + 1 + 1) / 12, abs=1e-4)
-    assert found["shifts"]["cosine"][0] == [1.0, 1.0, 1.0, unlike]
-    assert found["shifts"]["cosine"][1] == [1.0, 1.0, 1.0, unlike]
-    best = max(found["moved"], key=lambda one: one["mean_shift"])
-    assert (best["token"], best["count"]) == ("b", 3)  # the delta's alone
-    alone = json.loads(run("shifts", *words[:2], "--data", "held-out.jsonl", "--json").stdout)
-    assert alone["shifts"]["models"] == ["tuned", "same"]
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (("--pair", "model.gguf"), "two GGUF files with a comma between them"),
-        (("--pair", "model.gguf,"), "two GGUF files with a comma between them"),
-        (("--pair", "model.gguf,none.gguf"), "no GGUF file at none.gguf"),
-        ((), "give --gguf FILE, or --pair PLAIN,FINETUNED"),
-    ],
-)
-def test_pairs_that_are_none_are_one_line(run: Run, words: tuple[str, ...], reason: str) -> None:
-    done = run("shifts", *words, "--data", "held-out.jsonl")
-    assert done.exit_code in (1, 2) and reason in done.stderr and done.stderr.count("\n") == 1
