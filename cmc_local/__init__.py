@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cmc_local.asks import Ask
     from cmc_local.errors import (
         AdapterError,
         CmcError,
@@ -29,18 +30,21 @@ if TYPE_CHECKING:
         GGUFError,
         InputError,
         MissingExtra,
+        Overloaded,
         PromptTooLong,
         TokenizerError,
         TrainingError,
         UsageError,
     )
     from cmc_local.settings import Control, Limits, Sampling
+    from cmc_local.shared import SharedModel
     from cmc_local.steered import Completion, Piece, Score, SteeredModel
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdapterError",
+    "Ask",
     "CmcError",
     "Completion",
     "Control",
@@ -50,24 +54,30 @@ __all__ = [
     "InputError",
     "Limits",
     "MissingExtra",
+    "Overloaded",
     "Piece",
     "PromptTooLong",
     "Sampling",
     "Score",
+    "SharedModel",
     "SteeredModel",
     "TokenizerError",
     "TrainingError",
     "UsageError",
 ]
 
-_SETTINGS = ("Control", "Limits", "Sampling")
-_STEERED = ("Completion", "Piece", "Score", "SteeredModel")
+_HOMES = {
+    "asks": ("Ask",),
+    "settings": ("Control", "Limits", "Sampling"),
+    "shared": ("SharedModel",),
+    "steered": ("Completion", "Piece", "Score", "SteeredModel"),
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'cmc_local' has no attribute {name!r}")
-    home = "settings" if name in _SETTINGS else "steered" if name in _STEERED else "errors"
+    home = next((home for home, names in _HOMES.items() if name in names), "errors")
     value: object = getattr(import_module(f"cmc_local.{home}"), name)
     globals()[name] = value
     return value

@@ -1,6 +1,6 @@
 """Choosing the next token by llama.cpp's native samplers, on whatever logits the base model holds.
 
-The chain has llama.cpp's own order: grammar, penalties, top-k, typical, top-p, min-p, temperature,
+The chain has llama.cpp's own order: grammar, biases, penalties, top-k, typical, top-p, min-p, temperature,
 then a draw; temperature 0 ends in the most likely token after the penalties. Every one of them sees
 logits that a shift has been added to in place. Never attached to the context (`llama_set_sampler`):
 raw logits would not be copied out then.
@@ -92,6 +92,8 @@ class _Guided:
         if not np.isfinite(candidates["logit"]).any():
             raise UsageError("the grammar allows none of the model's tokens here: widen it")
         llama_cpp.llama_sampler_apply(chain, ctypes.byref(array))
+        if array.selected < 0:
+            raise UsageError("the grammar and logit_bias together allow none of the model's tokens")
         token = int(array.data[array.selected].id)
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(chain, token)
@@ -107,6 +109,8 @@ class _Guided:
 def _stages(base: BaseModel, sampling: Sampling, seed: int) -> list[Any]:
     """The samplers in llama.cpp's order; one that would change nothing is left out."""
     stages: list[Any] = []
+    if sampling.logit_bias:
+        stages.append(_biases(base, sampling))
     penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
     if penalties != (1.0, 0.0, 0.0) and sampling.penalty_last_n:
         window = base.n_ctx if sampling.penalty_last_n < 0 else sampling.penalty_last_n
@@ -124,6 +128,18 @@ def _stages(base: BaseModel, sampling: Sampling, seed: int) -> list[Any]:
     stages.append(llama_cpp.llama_sampler_init_temp(sampling.temperature))
     stages.append(llama_cpp.llama_sampler_init_dist(seed))
     return stages
+
+
+def _biases(base: BaseModel, sampling: Sampling) -> Any:
+    wrong = next((token for token, _ in sampling.logit_bias if token >= base.n_vocab), None)
+    if wrong is not None:
+        raise UsageError(
+            f"logit_bias: token {wrong} is not in the base model's vocabulary of {base.n_vocab}"
+        )
+    biases = (llama_cpp.llama_logit_bias * len(sampling.logit_bias))()
+    for one, (token, bias) in zip(biases, sampling.logit_bias, strict=True):
+        one.token, one.bias = token, bias
+    return llama_cpp.llama_sampler_init_logit_bias(base.n_vocab, len(biases), biases)
 
 
 def _grammar(base: BaseModel, sampling: Sampling) -> Any:

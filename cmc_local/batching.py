@@ -15,12 +15,18 @@ from time import perf_counter
 from typing import Protocol
 
 from cmc_local.alignment import DeltaPrompt
+from cmc_local.details import Watch
 from cmc_local.engine import Chooser, Engine, Run, Slot
+from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import LoadedAdapter
+from cmc_local.reading import Reading
 from cmc_local.replies import FinishReason, Piece, Reply
 from cmc_local.settings import Sampling
 from cmc_local.speculation import PromptLookup
 from cmc_local.steering import ActiveSteering, common_prefix
+
+Outcome = tuple[int, Piece | UsageError]
+"""A request's number, and what came of it."""
 
 
 class Sampler(Chooser, Protocol):
@@ -36,8 +42,12 @@ class Acting:
     adapter: LoadedAdapter
     alpha: float
     prompt: DeltaPrompt
+    given: bytes = b""
+    """What the answer begins with, at the end of the base model's prompt."""
+    given_before_echo: bytes = b""
+    """What of it comes before the tokens that are read with shifts."""
 
-    def on(self, sequence: int) -> ActiveSteering:
+    def on(self, sequence: int, *, echo: bool = False) -> ActiveSteering:
         """Its steering on one of the base model's sequences."""
         return ActiveSteering(
             self.adapter.steerings[sequence],
@@ -45,7 +55,17 @@ class Acting:
             self.alpha,
             self.prompt,
             self.adapter.costs,
+            self.given_before_echo if echo else self.given,
         )
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A prompt that is given back."""
+
+    shifted: int
+    """The token from which on the shifts act."""
+    text: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +78,32 @@ class Request:
     sampling: Sampling
     guesses: bool = False
     """Whether guessed tokens are checked several at once."""
+    top_logprobs: int | None = None
+    """Alternatives that each token's details name; None: no details."""
+    plain: bool = False
+    """Whether details also say what the base model alone would say."""
+    echo: Echo | None = None
+    """How the prompt is given back first; None: it is not."""
 
-    def begin(self, engine: Engine, slot: Slot, chooser: Chooser) -> Run:
+    def watch(self) -> Watch | None:
+        """What looks at the rows that its tokens are chosen from."""
+        return None if self.top_logprobs is None else Watch(self.top_logprobs, plain=self.plain)
+
+    def begin(
+        self, engine: Engine, slot: Slot, chooser: Chooser, watch: Watch | None = None
+    ) -> Run:
         """Its run, in this slot."""
         active = [one.on(slot.sequence) for one in self.acting]
         guesser = PromptLookup(self.tokens) if self.guesses else None
-        return engine.begin(slot, self.tokens, chooser, active, guesser=guesser)
+        return engine.begin(slot, self.tokens, chooser, active, guesser=guesser, watcher=watch)
+
+    def read(self, engine: Engine, slot: Slot) -> Reading | None:
+        """The reading of its prompt, in this slot; None where it is not to be given back."""
+        if self.echo is None:
+            return None
+        active = [one.on(slot.sequence, echo=True) for one in self.acting]
+        watch = self.watch() or Watch()
+        return Reading(engine, slot, self.tokens, self.echo.shifted, active, watch)
 
 
 @dataclass(eq=False)
@@ -71,8 +111,12 @@ class _Flight:
     """A request in a slot."""
 
     number: int
-    reply: Reply
+    request: Request
+    slot: Slot
     sampler: Sampler
+    reading: Reading | None
+    reply: Reply | None = None
+    """None while the prompt is still to be given back."""
 
 
 class Batch:
@@ -104,9 +148,10 @@ class Batch:
         """Slots that no request has."""
         return len(self._free)
 
-    def submit(self, request: Request) -> int:
-        """Queue a request; its number in what `step` gives."""
-        self._queue.append((self._next, request, self._make_sampler(request.sampling)))
+    def submit(self, request: Request, sampler: Sampler | None = None) -> int:
+        """Queue a request, with a sampler made before or a new one; its number in `step`'s."""
+        sampler = sampler or self._make_sampler(request.sampling)
+        self._queue.append((self._next, request, sampler))
         self._next += 1
         return self._next - 1
 
@@ -115,29 +160,21 @@ class Batch:
         known = {one for one, _, _ in self._queue} | {flight.number for flight in self._flights}
         self._cancelled |= {number} & known
 
-    def step(self) -> list[tuple[int, Piece]]:
+    def step(self) -> list[Outcome]:
         """Take every reply further; the pieces that came, by the numbers of their requests.
 
-        The last piece of each request has a finish reason. An error ends all that are in flight.
+        The last piece of each request has a finish reason. A request whose grammar allows nothing
+        ends in a UsageError instead; any other error is raised, and ends all that are in flight.
         """
         pieces = self._drop_cancelled()
         self._admit()
-        pieces += self._end_full()
-        if not self._flights:
-            return pieces
-        begun = perf_counter()
         try:
-            chosen = self._engine.step([flight.reply.run for flight in self._flights])
+            pieces += self._read()
+            pieces += self._end_full()
+            pieces += self._reply()
         except BaseException:
             self.clear()
             raise
-        spent = perf_counter() - begun
-        for flight, tokens in zip(list(self._flights), chosen, strict=True):
-            flight.reply.run.timings.total_seconds += spent
-            if (piece := flight.reply.take(tokens)) is not None:
-                pieces.append((flight.number, piece))
-            if flight.reply.reason is not None:
-                pieces.append(self._land(flight))
         return pieces
 
     def clear(self) -> None:
@@ -153,15 +190,60 @@ class Batch:
             number, request, sampler = self._queue.popleft()
             slot = max(self._free, key=lambda slot: common_prefix(slot.cached, request.tokens))
             self._free.remove(slot)
-            run = request.begin(self._engine, slot, sampler)
-            vocabulary = self._engine.base.vocabulary
-            self._flights.append(_Flight(number, Reply(run, vocabulary, request.sampling), sampler))
+            reading = request.read(self._engine, slot)
+            flight = _Flight(number, request, slot, sampler, reading)
+            self._flights.append(flight)
+            if reading is None:
+                flight.reply = self._begin(flight)
 
-    def _drop_cancelled(self) -> list[tuple[int, Piece]]:
+    def _begin(self, flight: _Flight) -> Reply:
+        request, watch = flight.request, flight.request.watch()
+        run = request.begin(self._engine, flight.slot, flight.sampler, watch)
+        return Reply(run, self._engine.base.vocabulary, request.sampling, watch)
+
+    def _read(self) -> list[Outcome]:
+        """Read on in the prompts that are to be given back; those that have been read whole."""
+        pieces: list[Outcome] = []
+        for flight in list(self._flights):
+            reading, request = flight.reading, flight.request
+            if reading is None or reading.step():
+                continue
+            flight.reading = None
+            assert request.echo is not None
+            details = () if request.top_logprobs is None else tuple(reading.details)
+            echoed = Piece(request.echo.text, tuple(request.tokens), details=details, echo=True)
+            pieces.append((flight.number, echoed))
+            flight.reply = self._begin(flight)
+            if not request.sampling.max_tokens:
+                pieces.append(self._land(flight, "length"))
+        return pieces
+
+    def _reply(self) -> list[Outcome]:
+        """One step of all replies."""
+        replies = [(flight, flight.reply) for flight in self._flights if flight.reply is not None]
+        if not replies:
+            return []
+        begun = perf_counter()
+        chosen = self._engine.step([reply.run for _, reply in replies])
+        spent = perf_counter() - begun
+        pieces: list[Outcome] = []
+        for (flight, reply), tokens in zip(replies, chosen, strict=True):
+            reply.run.timings.total_seconds += spent
+            if reply.run.failed is not None:
+                self._land(flight)
+                pieces.append((flight.number, reply.run.failed))
+                continue
+            if (piece := reply.take(tokens)) is not None:
+                pieces.append((flight.number, piece))
+            if reply.reason is not None:
+                pieces.append(self._land(flight))
+        return pieces
+
+    def _drop_cancelled(self) -> list[Outcome]:
         cancelled, self._cancelled = self._cancelled, set()
         if not cancelled:
             return []
-        pieces = []
+        pieces: list[Outcome] = []
         for entry in [entry for entry in self._queue if entry[0] in cancelled]:
             self._queue.remove(entry)
             entry[2].close()
@@ -171,14 +253,19 @@ class Batch:
         return pieces
 
     def _end_full(self) -> list[tuple[int, Piece]]:
-        full = [one for one in self._flights if not self._engine.has_room(one.reply.run)]
+        full = [
+            flight
+            for flight in self._flights
+            if flight.reply is not None and not self._engine.has_room(flight.reply.run)
+        ]
         return [self._land(flight, "length") for flight in full]
 
     def _land(self, flight: _Flight, reason: FinishReason = "cancelled") -> tuple[int, Piece]:
         """Free the slot; the reply's last piece."""
         self._flights.remove(flight)
-        slot = flight.reply.run.slot
-        self._engine.end(slot)
+        self._engine.end(flight.slot)
         flight.sampler.close()
-        self._free.append(slot)
+        self._free.append(flight.slot)
+        if flight.reply is None:
+            return flight.number, Piece("", finish_reason=reason)
         return flight.number, flight.reply.last(reason)

@@ -122,6 +122,15 @@ class DeltaTokenizer:
                 return found
         return self._prompt([self._cut_question(form, messages, max_tokens)])
 
+    def verbatim(self, text: str, *, max_tokens: int) -> DeltaPrompt:
+        """A prompt that is this text and nothing else; its end, if it is too long."""
+        found = self._prompt([text])
+        while self.length(found) > max_tokens and text:
+            # Fewer characters than tokens are too many never are enough, so this ends soon.
+            text = text[max((self.length(found) - max_tokens) // 2, 1) :]
+            found = self._prompt([text])
+        return found
+
     def length(self, prompt: DeltaPrompt) -> int:
         """How many tokens the whole prompt has."""
         return len(prompt.tokens) + len(self.encode_tail(Tail(prompt.anchor, prompt.pending)))

@@ -25,12 +25,17 @@ from cmc_local.errors import UsageError
 from cmc_local.layout import Part, lay_out, share_prompt
 from cmc_local.pacing import Pace
 from cmc_local.row_costs import DEEP, DEEP_ROWS, deepened
-from cmc_local.runs import Base, Chooser, Run, Slot, StepTimes, Timings
+from cmc_local.runs import Base, Chooser, Run, Slot, StepTimes, Timings, Watcher
 from cmc_local.settings import Overlap
 from cmc_local.speculation import NEVER, PromptLookup, RowCosts
 from cmc_local.steering import ActiveSteering, advance, common_prefix
 
 __all__ = ["Base", "Chooser", "Engine", "Run", "Slot", "StepTimes", "Timings"]
+
+FIRST_ROWS = 64
+"""Rows of a prompt at once while nobody knows yet how long they take."""
+LEAST_ROWS = 16
+"""Rows from which on a decode says how long a prompt's rows take."""
 
 
 class Engine:
@@ -55,6 +60,9 @@ class Engine:
         self.times = StepTimes()
         """Over all steps so far."""
         self.costs = costs
+        self.step_seconds: float | None = None
+        """How long one step may hold up whoever waits for it; None leaves prompts whole."""
+        self._row_seconds: float | None = None
         self._learnt = learnt
         self._batch = batch
         both = (True, False) if spare_core else (False, True)
@@ -77,10 +85,12 @@ class Engine:
         active: Sequence[ActiveSteering] = (),
         *,
         guesser: PromptLookup | None = None,
+        watcher: Watcher | None = None,
     ) -> Run:
         """A run that continues `prompt`; whatever the slot's caches share with it is kept.
 
-        With a `guesser`, which must know the prompt, one step may choose several tokens.
+        With a `guesser`, which must know the prompt, one step may choose several tokens; a
+        `watcher` sees each row before and after the shift.
         """
         if not prompt:
             raise UsageError("the prompt is empty: give at least one token of text")
@@ -88,7 +98,9 @@ class Engine:
             self._slots.append(slot)
         self.end(slot)
         kept = self._rewind(slot, prompt)
-        run = Run(slot, chooser, tuple(active), tuple(prompt), list(prompt[kept:]), guesser)
+        run = Run(
+            slot, chooser, tuple(active), tuple(prompt), list(prompt[kept:]), guesser, watcher
+        )
         run.timings.prompt_tokens = len(prompt)
         run.timings.reused_tokens = kept
         slot.run = run
@@ -109,7 +121,7 @@ class Engine:
         """The tokens that each run chose; none where part of its prompt is still to decode.
 
         An error in either model ends all the runs with that error: no token is ever chosen
-        from logits that miss a shift.
+        from logits that miss a shift. A chooser's UsageError ends its own run (`Run.failed`).
         """
         for run in runs:
             if run.slot.run is not run:
@@ -135,6 +147,11 @@ class Engine:
             pace.took(overlap, seconds)
         return [chosen.get(id(run), []) for run in runs]
 
+    def settle(self) -> None:
+        """Wait until the deltas rest, so that another thread may use them."""
+        if self._last_job is not None:
+            wait([self._last_job])
+
     def close(self) -> None:
         """End the worker thread; what it is doing is finished first."""
         self._worker.shutdown(wait=True)
@@ -144,7 +161,8 @@ class Engine:
         for run in runs:
             depth = len(run.slot.cached)
             room = DEEP <= depth <= self.base.n_ctx - DEEP_ROWS and self._batch >= DEEP_ROWS
-            if run.guesser is None or not room or depth != len(run.prompt):
+            at_prompt = depth == len(run.prompt) and run.failed is None
+            if run.guesser is None or not room or not at_prompt:
                 continue
             found = deepened(self.base, self.costs, run.slot.sequence, depth)
             if found is None:
@@ -185,7 +203,7 @@ class Engine:
             for run in runs:
                 share_prompt(self.base, run, self._slots)
         return lay_out(
-            self.base, runs, batch=self._batch, costs=self.costs, guessing=self._rolls_back
+            self.base, runs, batch=self._most_rows(), costs=self.costs, guessing=self._rolls_back
         )
 
     def _submit(self, parts: Sequence[Part], overlap: bool) -> None:
@@ -230,18 +248,26 @@ class Engine:
                 times.delta_seconds += spent
 
         if not overlap:
-            if self._last_job is not None:  # one thread at a time has the deltas
-                wait([self._last_job])
+            self.settle()  # one thread at a time has the deltas
             timed()
             return
         self._last_job = self._worker.submit(timed)
         for run in runs:
             run.job = self._last_job
 
+    def _most_rows(self) -> int:
+        """Rows of one step: as many as `step_seconds` allow at the pace of the last prompts."""
+        if self.step_seconds is None:
+            return self._batch
+        rows = FIRST_ROWS if self._row_seconds is None else self.step_seconds / self._row_seconds
+        return max(min(int(rows), self._batch), min(LEAST_ROWS, self._batch))
+
     def _decode(self, parts: Sequence[Part]) -> None:
         begun = perf_counter()
         self.base.decode_spans([part.span() for part in parts])
         spent = perf_counter() - begun
+        if (rows := sum(part.rows for part in parts)) >= LEAST_ROWS:
+            self._row_seconds = spent / rows
         for part in parts:
             if part.run.timings.generated_tokens:
                 part.run.timings.decode_seconds += spent
@@ -260,6 +286,9 @@ class Engine:
         if not finishes:
             return []
         chosen = self._choose(part)
+        if not chosen:
+            slot.stale, slot.run = True, None
+            return []
         slot.cached.extend(part.guesses[: len(chosen) - 1])
         run.pending.append(chosen[-1])
         run.untold, run.kept = chosen[-1], len(chosen)
@@ -281,11 +310,19 @@ class Engine:
             if draft == places:  # the deltas did not follow the guesses that far
                 break
             mapped = perf_counter()
+            if run.watcher is not None:
+                run.watcher.before(self.base.logits(first + draft))
             if run.active:
                 shifts = [one.shift(draft) for one in run.active]
                 add_shifts(self.base.logits(first + draft), shifts)
             begun = perf_counter()
-            chosen.append(run.chooser.sample(first + draft))
+            try:
+                chosen.append(run.chooser.sample(first + draft))
+            except UsageError as error:  # a grammar that allows nothing here
+                run.failed = error
+                return []
+            if run.watcher is not None:
+                run.watcher.after(self.base.logits(first + draft), chosen[-1])
             ended = perf_counter()
             for times in (self.times, run.timings):
                 times.map_seconds += begun - mapped
@@ -322,6 +359,6 @@ class Engine:
 def _begun(active: Sequence[ActiveSteering]) -> Callable[[], None]:
     def work() -> None:
         for one in active:
-            one.steering.begin(one.prompt)
+            one.begin()
 
     return work

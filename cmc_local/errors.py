@@ -9,6 +9,7 @@ CmcError
 |   |-- TokenizerError
 |   `-- DataError       training or evaluation data; names the file and the line
 |-- DeviceError         a device or its libraries cannot do what was asked
+|-- Overloaded          too much is waiting already, or something waited too long
 |-- TrainingError       a run that cannot go on (diverged, no data left, ...)
 `-- MissingExtra        an optional part of the installation is absent
 """
@@ -56,6 +57,10 @@ class DataError(InputError):
 
 class DeviceError(CmcError):
     """A device or its libraries cannot do what was asked."""
+
+
+class Overloaded(CmcError):
+    """Too much is waiting already, or this waited too long."""
 
 
 class TrainingError(CmcError):

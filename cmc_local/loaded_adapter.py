@@ -44,6 +44,10 @@ class LoadedAdapter:
             self.form, messages, turns=self.turns, max_tokens=self.source.context // 2
         )
 
+    def verbatim(self, text: str) -> DeltaPrompt:
+        """A text as the delta's whole prompt; its end, where it takes over half of the context."""
+        return self.tokenizer.verbatim(text, max_tokens=self.source.context // 2)
+
 
 @dataclass(frozen=True, eq=False)
 class AdapterLoader:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from time import perf_counter
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmc_local.details import TokenDetail, Watch
 from cmc_local.engine import Engine, Run, Timings
 from cmc_local.settings import Sampling
 from cmc_local.text_stream import TextStream
@@ -35,6 +37,10 @@ class Piece:
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
     notice: str = ""
+    details: tuple[TokenDetail, ...] = ()
+    """One for each of `tokens`, where that was asked for."""
+    echo: bool = False
+    """Whether this is the prompt, and no part of the reply."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Completion:
     finish_reason: FinishReason
     timings: Timings
     notices: tuple[str, ...] = ()
+    details: tuple[TokenDetail, ...] = ()
+    """One for each of `tokens`, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,16 @@ def completion(pieces: Iterable[Piece]) -> Completion:
         last.finish_reason,
         last.timings,
         tuple(part.notice for part in parts if part.notice),
+        tuple(one for part in parts for one in part.details),
     )
 
 
 class Reply:
     """One reply as it comes: takes what its run chose, gives what may be shown."""
 
-    def __init__(self, run: Run, vocabulary: Vocabulary, sampling: Sampling) -> None:
+    def __init__(
+        self, run: Run, vocabulary: Vocabulary, sampling: Sampling, watch: Watch | None = None
+    ) -> None:
         self.run = run
         self.reason: FinishReason | None = None
         """Why it ended; None while it goes on."""
@@ -91,16 +102,21 @@ class Reply:
         self._stream = TextStream(sampling.stop)
         self._count = 0
         self._tokens: list[int] = []  # whose text is held back
+        self._watch = watch
+        self._details: list[TokenDetail] = []
 
     def take(self, chosen: Sequence[int]) -> Piece | None:
         """The text that these tokens set free, up to the one that ends the reply."""
         text = ""
-        for token in chosen:
+        details = self._watch.take() if self._watch is not None else []
+        for token, detail in zip_longest(chosen, details):
             if self._vocabulary.roles[token] == Role.EOS:
                 self.reason = "stop"
                 break
             self._count += 1
             self._tokens.append(token)
+            if detail is not None:
+                self._details.append(detail)
             text += self._stream.push(self._vocabulary.tokens[token])
             if self._stream.stopped:
                 self.reason = "stop"
@@ -110,22 +126,33 @@ class Reply:
                 break
         if not text:
             return None
-        piece = Piece(text, tuple(self._tokens))
+        piece = Piece(text, tuple(self._tokens), details=tuple(self._details))
         self._tokens.clear()
+        self._details.clear()
         return piece
 
     def last(self, reason: FinishReason | None = None) -> Piece:
         """The piece that ends the reply, for `reason` if it had none of its own."""
         self.reason = self.reason or reason
         timings = replace(self.run.timings, generated_tokens=self._count)
-        return Piece(self._stream.finish(), tuple(self._tokens), self.reason, timings)
+        return Piece(
+            self._stream.finish(),
+            tuple(self._tokens),
+            self.reason,
+            timings,
+            details=tuple(self._details),
+        )
 
 
 def reply(
-    engine: Engine, run: Run, sampling: Sampling, cancelled: Callable[[], bool] | None = None
+    engine: Engine,
+    run: Run,
+    sampling: Sampling,
+    cancelled: Callable[[], bool] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Piece]:
     """Step a run until it ends: by the model, a stop text, a limit or `cancelled()`."""
-    state = Reply(run, engine.base.vocabulary, sampling)
+    state = Reply(run, engine.base.vocabulary, sampling, watch)
     reason: FinishReason | None = None
     while state.reason is None and reason is None:
         if cancelled is not None and cancelled():
@@ -136,6 +163,8 @@ def reply(
             begun = perf_counter()
             chosen = engine.step([run])[0]
             run.timings.total_seconds += perf_counter() - begun
+            if run.failed is not None:
+                raise run.failed
             if (piece := state.take(chosen)) is not None:
                 yield piece
     yield state.last(reason)

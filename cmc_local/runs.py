@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.base_batch import Span
+from cmc_local.errors import UsageError
 from cmc_local.speculation import PromptLookup
 from cmc_local.steering import ActiveSteering, Steering
 from cmc_local.vocabulary import Vocabulary
@@ -39,6 +40,13 @@ class Chooser(Protocol):
     """Chooses the next token from the base model's logits, the shifts already added."""
 
     def sample(self, i: int = -1) -> int: ...
+
+
+class Watcher(Protocol):
+    """Looks at the rows that tokens are chosen from; `details.Watch` is one."""
+
+    def before(self, logits: NDArray[np.float32]) -> None: ...
+    def after(self, logits: NDArray[np.float32], token: int) -> None: ...
 
 
 @dataclass
@@ -102,6 +110,9 @@ class Run:
     pending: list[int]
     """Tokens to decode next: the prompt, later the one token chosen last."""
     guesser: PromptLookup | None = None
+    watcher: Watcher | None = None
+    failed: UsageError | None = None
+    """Why no token can be chosen any more, which ends this run alone."""
     begun: bool = False
     """Whether the deltas have been told of the prompt."""
     untold: int | None = None

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from cmc_local.base_batch import Span
 from cmc_local.control import Logits, Shift, add_shifts, check_alpha
 from cmc_local.conversation import BasePrompt
+from cmc_local.details import log_softmax
 from cmc_local.engine import Engine, Slot
 from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.prompts import Message
@@ -146,6 +148,13 @@ class Passage:
         The logits are lent until the next position, and must stay as they are. Raises
         PromptTooLong before anything is decoded. After an error the slot is stale.
         """
+        return chain.from_iterable(self.strides())
+
+    def strides(self) -> Iterator[Iterator[tuple[Logits, list[Shift]]]]:
+        """The positions, those of one decode together.
+
+        Between two of them, but not within one, other sequences may be decoded.
+        """
         self._check()
         base, slot = self.engine.base, self.slot
         given = [*self.prompt, *self.tokens[:-1]]
@@ -156,14 +165,20 @@ class Passage:
         first = len(self.prompt) - 1
         for start, stop in self._chunks(len(slot.cached), first, len(given)):
             wanted = range(min(max(first - start, 0), stop - start), stop - start)
+            self.engine.settle()
             with self._stale_on_error():
                 base.decode_spans([Span(slot.sequence, start, given[start:stop], wanted)])
                 slot.cached.extend(given[start:stop])
-            for at in wanted:
-                with self._stale_on_error():
-                    shifts = [next(delta) for delta in deltas]
-                yield base.logits(at), shifts
+            yield self._stride(wanted, deltas)
         self.engine.end(slot)
+
+    def _stride(
+        self, wanted: range, deltas: Sequence[Iterator[Shift]]
+    ) -> Iterator[tuple[Logits, list[Shift]]]:
+        for at in wanted:
+            with self._stale_on_error():
+                shifts = [next(delta) for delta in deltas]
+            yield self.engine.base.logits(at), shifts
 
     def _check(self) -> None:
         base, size = self.engine.base, len(self.engine.base.vocabulary)
@@ -205,7 +220,9 @@ class Passage:
                 np.copyto(row, logits)
                 changed = zip(shifts, alphas, strict=True)
                 add_shifts(row, [replace(shift, alpha=alpha) for shift, alpha in changed])
-                logprobs[i, at], greedy[i, at] = _likelihood(row, self.tokens[at])
+                token = self.tokens[at]
+                logprobs[i, at] = log_softmax(row)[token]
+                greedy[i, at] = row[token] == row.max()
         return [Score(tuple(self.tokens), *pair) for pair in zip(logprobs, greedy, strict=True)]
 
 
@@ -219,7 +236,7 @@ class _Nobody:
 def _follow(active: ActiveSteering, pieces: Sequence[bytes]) -> Iterator[Shift]:
     """The shift after the prompt, then after each piece of the text."""
     steering = active.steering
-    steering.begin(active.prompt)
+    active.begin()
     yield active.shift()
     at = 0
     while at < len(pieces):
@@ -228,11 +245,3 @@ def _follow(active: ActiveSteering, pieces: Sequence[bytes]) -> Iterator[Shift]:
         advance([steering])
         yield from (active.shift(draft) for draft in range(len(steering.places)))
         at += len(steering.places)
-
-
-def _likelihood(row: Logits, token: int) -> tuple[float, bool]:
-    """The token's log-probability among logits (V_base,), and whether it was the most likely."""
-    logits = row.astype(np.float64)
-    top = logits.max()
-    total = np.log(np.exp(logits - top).sum())
-    return float(logits[token] - top - total), bool(logits[token] == top)

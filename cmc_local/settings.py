@@ -5,6 +5,7 @@ Knows nothing of models: numbers and names only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,15 +40,18 @@ class Sampling:
     """None draws a new one for each request."""
     stop: tuple[str, ...] = ()
     max_tokens: int = 512
+    """0 where a prompt alone is read (`Ask.echo`)."""
     grammar: str | None = None
     """GBNF; excludes `json_schema`."""
     json_schema: str | None = None
     """A JSON schema as JSON text; excludes `grammar`."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Base tokens and what is added to their logits, the shift aside; -inf forbids one."""
 
     def __post_init__(self) -> None:
         _at_least("temperature", self.temperature, 0.0)
         _at_least("top_k", self.top_k, 0)
-        _at_least("max_tokens", self.max_tokens, 1)
+        _at_least("max_tokens", self.max_tokens, 0)
         _at_least("penalty_last_n", self.penalty_last_n, -1)
         for name in ("top_p", "min_p", "typical_p"):
             _between(name, getattr(self, name), 0.0, 1.0)
@@ -57,6 +61,9 @@ class Sampling:
             _between("seed", self.seed, 0, 2**32 - 2)
         if self.grammar is not None and self.json_schema is not None:
             raise UsageError("grammar and json_schema exclude each other: give one of them")
+        for token, bias in self.logit_bias:
+            if token < 0 or math.isnan(bias) or bias == math.inf:
+                raise UsageError(f"logit_bias: {bias} for token {token} is no finite number or -inf")
         if any(not text for text in self.stop):
             raise UsageError("a stop text is empty: leave it out")
 

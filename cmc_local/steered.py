@@ -1,7 +1,6 @@
 """SteeredModel: one GGUF model and the adapters that steer it - generate, stream, chat, score.
 
-    messages --> conversation.py ---> base tokens ---.
-       `-------> delta_tokenizer.py -> delta prompts -+-> engine.py --> tokens
+    messages --> asks.py -> base tokens, delta prompts -> engine.py --> tokens
     Piece, Completion <-- replies.py (whole characters, stop texts) <---'
     Score             <-- scoring.py (texts that are given)
 
@@ -11,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,21 +18,14 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
+from cmc_local.asks import Ask, Asked, Prepared
 from cmc_local.base_lora import LoraLike
 from cmc_local.base_model import BaseModel
 from cmc_local.base_sampler import NativeSampler
 from cmc_local.base_threads import leaves_a_core, usual_delta_threads
-from cmc_local.batching import Acting, Batch, Request, Sampler
-from cmc_local.conversation import (
-    Asking,
-    BasePrompt,
-    Fitted,
-    TextModel,
-    choose_asking,
-    continuation_tokens,
-    fit,
-)
-from cmc_local.engine import Base, Engine, Slot
+from cmc_local.batching import Acting, Batch, Sampler
+from cmc_local.conversation import Asking, BasePrompt, TextModel, continuation_tokens, fit
+from cmc_local.engine import Base, Engine, Slot, StepTimes
 from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.prompts import Message
@@ -159,9 +150,7 @@ class SteeredModel(Scoring):
 
     def add(self, folder: str | Path, alpha: float | None = None) -> str:
         """Load one more adapter, which acts from the next reply on; its name in this model."""
-        if self._loader is None:
-            raise UsageError("this model was made without a loader: attach loaded adapters")
-        return self.attach(self._loader(folder), alpha)
+        return self.attach(self.load_adapter(folder), alpha)
 
     def attach(self, adapter: LoadedAdapter, alpha: float | None = None) -> str:
         """Let a loaded adapter act from the next reply on; its name in this model."""
@@ -171,9 +160,12 @@ class SteeredModel(Scoring):
             name = f"{adapter.name}-{number}"
         self.adapters[name] = adapter
         self.set_alpha(name, adapter.alpha if alpha is None else alpha)
+        self._place_steerings()
+        return name
+
+    def _place_steerings(self) -> None:
         for slot in self._slots:
             slot.steerings = tuple(one.steerings[slot.sequence] for one in self.adapters.values())
-        return name
 
     @property
     def alphas(self) -> Mapping[str, float]:
@@ -182,7 +174,19 @@ class SteeredModel(Scoring):
 
     def set_alpha(self, name: str, alpha: float) -> None:
         """Change an adapter's strength, from the next reply on."""
-        self._alphas = self._strengths({name: alpha})
+        self._alphas = self.asked.strengths({name: alpha})
+
+    def load_adapter(self, folder: str | Path) -> LoadedAdapter:
+        """An adapter made ready for this model; any thread may do so, `attach` is the owner's."""
+        if self._loader is None:
+            raise UsageError("this model was made without a loader: attach loaded adapters")
+        return self._loader(folder)
+
+    def remove(self, name: str) -> None:
+        """Let go of an adapter; replies under way keep it to their end."""
+        self.asked.strengths({name: 0.0})  # refuses a name that nobody knows
+        del self.adapters[name], self._alphas[name]
+        self._place_steerings()
 
     def generate(
         self,
@@ -216,17 +220,19 @@ class SteeredModel(Scoring):
         cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Piece]:
         """The reply as it comes; `cancelled` is asked before every step and ends it when true."""
-        sampling = sampling or Sampling()
-        messages = as_messages(prompt)
-        request, fitted = self._request(messages, sampling, alphas, base_prompt)
-        return self._stream(request, fitted, cancelled)
+        ask = Ask(
+            prompt=as_messages(prompt),
+            sampling=sampling or Sampling(),
+            alphas=alphas,
+            base_prompt=base_prompt,
+        )
+        return self._stream(self.asked.prepare(ask), cancelled)
 
-    def _stream(
-        self, request: Request, fitted: Fitted, cancelled: Callable[[], bool] | None
-    ) -> Iterator[Piece]:
-        with self._alone():
-            if fitted.dropped:
-                yield Piece("", notice=_dropped(fitted.dropped))
+    def _stream(self, prepared: Prepared, cancelled: Callable[[], bool] | None) -> Iterator[Piece]:
+        request = prepared.request
+        with self.alone():
+            if prepared.notice:
+                yield Piece("", notice=prepared.notice)
             sampler = self._make_sampler(request.sampling)
             try:
                 run = request.begin(self._engine, self._slots[0], sampler)
@@ -247,8 +253,8 @@ class SteeredModel(Scoring):
         Prompts are taken from the iterable as slots become free.
         """
         sampling = sampling or Sampling()
-        with self._alone():
-            batch = Batch(self._engine, self._slots, self._make_sampler)
+        with self.alone():
+            batch = self.batch()
             numbered = enumerate(prompts)
             pieces: dict[int, list[Piece]] = {}
             try:
@@ -257,15 +263,21 @@ class SteeredModel(Scoring):
                         number, prompt = next(numbered, (-1, None))
                         if prompt is None:
                             break
-                        request, fitted = self._request(
-                            as_messages(prompt), sampling, alphas, base_prompt
+                        ask = Ask(
+                            prompt=as_messages(prompt),
+                            sampling=sampling,
+                            alphas=alphas,
+                            base_prompt=base_prompt,
                         )
-                        assert batch.submit(request) == number
-                        dropped = [Piece("", notice=_dropped(fitted.dropped))]
-                        pieces[number] = dropped if fitted.dropped else []
+                        prepared = self.asked.prepare(ask)
+                        assert batch.submit(prepared.request) == number
+                        notice = prepared.notice
+                        pieces[number] = [Piece("", notice=notice)] if notice else []
                     if not pieces:
                         return
                     for number, piece in batch.step():
+                        if isinstance(piece, UsageError):
+                            raise piece
                         pieces[number].append(piece)
                         if piece.finish_reason is not None:
                             yield number, completion(pieces.pop(number))
@@ -283,8 +295,9 @@ class SteeredModel(Scoring):
     ) -> Iterator[Passage]:
         """A continuation of a prompt, to be scored; no reply can be written meanwhile."""
         messages = as_messages(prompt)
-        acting = self._acting(messages, alphas)
-        fitted = self._fit(messages, base_prompt, 1)
+        asked = self.asked
+        asking = asked.asking(base_prompt, alphas)
+        fitted = fit(self.base, asking, messages, context=self.base.n_ctx, reserve=1)
         tokens = (
             continuation_tokens(self.base, fitted.prompt, fitted.tokens, continuation)
             if isinstance(continuation, str)
@@ -293,8 +306,11 @@ class SteeredModel(Scoring):
         if not tokens:
             raise UsageError("the continuation is empty: give at least one token of text")
         slot, names = self._slots[0], {one: name for name, one in self.adapters.items()}
-        active = {names[one.adapter]: one.on(slot.sequence) for one in acting}
-        with self._alone():
+        active = {
+            names[one]: Acting(one, alpha, one.prompt(messages)).on(slot.sequence)
+            for one, alpha in asked.acting(alphas)
+        }
+        with self.alone():
             yield Passage(self._engine, slot, fitted.tokens, tokens, active, self._batch)
 
     def close(self) -> None:
@@ -316,57 +332,37 @@ class SteeredModel(Scoring):
     ) -> None:
         self.close()
 
-    # --- a request's parts -------------------------------------------------------------------
+    # --- for whoever runs a batch of its own --------------------------------------------------
 
-    def _fit(
-        self, messages: Sequence[Message], base_prompt: BasePrompt | None, reserve: int
-    ) -> Fitted:
-        asking = self.asking(base_prompt)
-        return fit(self.base, asking, messages, context=self.base.n_ctx, reserve=reserve)
+    @property
+    def asked(self) -> Asked:
+        """What makes requests of asks, for the adapters as they are now."""
+        adapters, alphas = dict(self.adapters), dict(self._alphas)
+        return Asked(self.base, self.base.n_ctx, adapters, alphas, self._guesses)
 
     def asking(self, base_prompt: BasePrompt | None = None) -> Asking:
-        """How the base model is asked; the adapter's form is that of the first adapter."""
-        first = next(iter(self.adapters.values()), None)
-        if first is None:
-            return choose_asking(self.base, base_prompt, None)
-        return choose_asking(self.base, base_prompt, first.form, first.turns)
+        """How the base model is asked."""
+        return self.asked.asking(base_prompt)
 
-    def _request(
-        self,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        alphas: Alphas | None,
-        base_prompt: BasePrompt | None,
-    ) -> tuple[Request, Fitted]:
-        acting = self._acting(messages, alphas)
-        fitted = self._fit(messages, base_prompt, min(sampling.max_tokens, self.base.n_ctx // 4))
-        return Request(fitted.tokens, acting, sampling, self._guesses), fitted
+    def batch(self, *, step_seconds: float | None = None) -> Batch:
+        """A batch on this model's slots, to be stepped while `alone`.
 
-    def _acting(self, messages: Sequence[Message], alphas: Alphas | None) -> tuple[Acting, ...]:
-        """The adapters that act on a request; one of strength 0 is not even run."""
-        chosen = self._strengths(alphas)
-        return tuple(
-            Acting(adapter, chosen[name], adapter.prompt(messages))
-            for name, adapter in self.adapters.items()
-            if chosen[name] != 0.0
-        )
+        With `step_seconds` a long prompt is decoded in parts of about that length.
+        """
+        self._engine.step_seconds = step_seconds
+        return Batch(self._engine, self._slots, self._make_sampler)
 
-    def _strengths(self, alphas: Alphas | None) -> dict[str, float]:
-        """The strengths in force with `alphas` over the adapters' own; checked."""
-        if alphas is None:
-            return self._alphas
-        if not isinstance(alphas, Mapping):
-            alphas = dict.fromkeys(self.adapters, alphas)
-        for name, alpha in alphas.items():
-            if name not in self.adapters:
-                known = ", ".join(self.adapters) or "none"
-                raise UsageError(f"no adapter {name!r} is loaded: there are {known}")
-            if not math.isfinite(alpha):
-                raise UsageError(f"the alpha of {name} must be a finite number, not {alpha}")
-        return {**self._alphas, **alphas}
+    def sampler(self, sampling: Sampling) -> Sampler:
+        """A sampler for one reply; UsageError where a grammar or schema cannot be used."""
+        return self._make_sampler(sampling)
+
+    @property
+    def times(self) -> StepTimes:
+        """Where the time of all steps so far went."""
+        return self._engine.times
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """One reply at a time; other threads wait, this one would wait for ever."""
         me = threading.get_ident()
         if self._busy_thread == me:
@@ -385,8 +381,3 @@ def as_messages(prompt: Prompt) -> list[Message]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     return list(prompt)
-
-
-def _dropped(turns: int) -> str:
-    what = "the oldest turn was" if turns == 1 else f"the {turns} oldest turns were"
-    return f"the base model's context is full: {what} left out"

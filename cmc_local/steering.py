@@ -243,6 +243,14 @@ class ActiveSteering:
     prompt: DeltaPrompt
     costs: RowCosts = FREE
     """What rows of the delta cost, in the same unit as the base model's."""
+    given: bytes = b""
+    """What the reply begins with, said already in the base model's prompt."""
+
+    def begin(self) -> None:
+        """Follow a new reply."""
+        self.steering.begin(self.prompt)
+        if self.given:
+            self.steering.push(self.given)
 
     def shift(self, draft: int = 0) -> Shift:
         """What to add after the last piece, or after one of its drafts (1 is the first)."""

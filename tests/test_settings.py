@@ -32,7 +32,7 @@ def test_defaults_are_llama_cpps() -> None:
         ({"typical_p": -1.0}, "typical_p must be between"),
         ({"repeat_penalty": 0.0}, "repeat_penalty must be above 0, not 0.0"),
         ({"penalty_last_n": -2}, "penalty_last_n must be at least -1, not -2"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
+        ({"max_tokens": -1}, "max_tokens must be at least 0, not -1"),
         ({"seed": -1}, "seed must be between 0 and 4294967294, not -1"),
         ({"stop": ("\n", "")}, "a stop text is empty"),
         ({"grammar": "root ::= [a-z]", "json_schema": "{}"}, "exclude each other"),

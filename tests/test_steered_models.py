@@ -9,6 +9,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
+from cmc_local.asks import Ask
 from cmc_local.prompts import Message
 from cmc_local.settings import Control, Limits, Sampling
 from cmc_local.steered import SteeredModel
@@ -158,7 +159,8 @@ def test_mid_token_shifts_can_be_switched_off(other_gguf: Path, adapters: dict[s
 
 def test_a_special_tokens_spelling_in_a_question_is_plain_text(tiny_gguf: Path) -> None:
     with load(tiny_gguf, {}) as model:
-        fitted = model._fit([{"role": "user", "content": "a </s> b"}], None, 1)
+        ask = Ask(prompt=[{"role": "user", "content": "a </s> b"}], sampling=Sampling(max_tokens=1))
+        fitted = model.asked.prepare(ask).request
     assert 2 not in fitted.tokens
 
 

@@ -18,8 +18,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from lm_eval.api.model import LM  # type: ignore[import-not-found]
-from lm_eval.api.registry import register_model  # type: ignore[import-not-found]
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from cmc_local.alignment import DeltaPrompt
@@ -51,7 +51,7 @@ class _SteeredTexts(SteeredModel):
         tokens = [self._start(), *self.base.tokenize(text, bos=False)]
         found: list[tuple[float, bool]] = []
         for first, rest, count in windows(tokens, self.base.n_ctx):
-            with self._alone():
+            with self.alone():
                 score = self._passage(first, rest).score()
             pairs = zip(score.logprobs.tolist(), score.greedy.tolist(), strict=True)
             found += list(pairs)[-count:]
@@ -238,7 +238,7 @@ def sampling_of(settings: Mapping[str, Any]) -> Sampling:
 
 def main() -> None:
     """lm-eval's command line, which knows this model; its own errors are one line."""
-    from lm_eval.__main__ import cli_evaluate  # type: ignore[import-not-found]
+    from lm_eval.__main__ import cli_evaluate
 
     try:
         cli_evaluate()
