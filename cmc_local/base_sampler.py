@@ -1,9 +1,9 @@
 """Choosing the next token by llama.cpp's native samplers, on whatever logits the base model holds.
 
-The chain has llama.cpp's own order: grammar, biases, penalties, top-k, typical, top-p, min-p, temperature,
-then a draw; temperature 0 ends in the most likely token after the penalties. Every one of them sees
-logits that a shift has been added to in place. Never attached to the context (`llama_set_sampler`):
-raw logits would not be copied out then.
+The chain has llama.cpp's own order: grammar, biases, penalties, top-k, typical, top-p, min-p,
+temperature, then a draw; temperature 0 ends in the most likely token after the penalties. Every one
+of them sees logits that a shift has been added to in place. Never attached to the context
+(`llama_set_sampler`): raw logits would not be copied out then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import secrets
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from cmc_local.base_model import BaseModel
 from cmc_local.errors import UsageError
 from cmc_local.settings import Sampling
 
+LogitBias = tuple[int, float]
+"""A base token, and what is added to its logit."""
+
 
 class NativeSampler:
     """One reply's sampler chain; its random state and its penalties' memory are its own."""
@@ -30,13 +34,14 @@ class NativeSampler:
         self._base = base
         self.seed = secrets.randbelow(2**32 - 1) if sampling.seed is None else sampling.seed
         """The seed in use; giving it in `Sampling` repeats the reply."""
+        _check_biases(sampling.logit_bias, base.n_vocab)
         grammar = _grammar(base, sampling)
         params = llama_cpp.llama_sampler_chain_default_params()
         self._chain: Any = llama_cpp.llama_sampler_chain_init(params)
         self._free = weakref.finalize(self, llama_cpp.llama_sampler_free, self._chain)
         for stage in _stages(base, sampling, self.seed):
             llama_cpp.llama_sampler_chain_add(self._chain, stage)
-        self._guided = None if grammar is None else _Guided(base, grammar)
+        self._guided = None if grammar is None else _Guided(base, grammar, sampling.logit_bias)
 
     def sample(self, i: int = -1) -> int:
         """The token for row `i` of the last decode; the chain remembers it.
@@ -69,8 +74,11 @@ class _Guided:
     looks at the choice before the grammar learns of it.
     """
 
-    def __init__(self, base: BaseModel, grammar: Any) -> None:
+    def __init__(self, base: BaseModel, grammar: Any, logit_bias: Sequence[LogitBias]) -> None:
+        """The biases come first, so that it is seen if they leave nothing."""
         self._base = base
+        self._biased = np.array([token for token, _ in logit_bias], np.intp)
+        self._biases = np.array([bias for _, bias in logit_bias], np.float32)
         self._grammar = grammar
         self._free = weakref.finalize(self, llama_cpp.llama_sampler_free, grammar)
         # (V,) llama_token_data: id, logit, probability
@@ -82,6 +90,7 @@ class _Guided:
         candidates = self._candidates
         candidates["id"] = self._ids
         candidates["logit"] = self._base.logits(i)
+        candidates["logit"][self._biased] += self._biases
         array = llama_cpp.llama_token_data_array(
             data=candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data)),
             size=len(candidates),
@@ -92,8 +101,6 @@ class _Guided:
         if not np.isfinite(candidates["logit"]).any():
             raise UsageError("the grammar allows none of the model's tokens here: widen it")
         llama_cpp.llama_sampler_apply(chain, ctypes.byref(array))
-        if array.selected < 0:
-            raise UsageError("the grammar and logit_bias together allow none of the model's tokens")
         token = int(array.data[array.selected].id)
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(chain, token)
@@ -109,8 +116,8 @@ class _Guided:
 def _stages(base: BaseModel, sampling: Sampling, seed: int) -> list[Any]:
     """The samplers in llama.cpp's order; one that would change nothing is left out."""
     stages: list[Any] = []
-    if sampling.logit_bias:
-        stages.append(_biases(base, sampling))
+    if sampling.logit_bias and sampling.grammar is None and sampling.json_schema is None:
+        stages.append(_biases(sampling.logit_bias, base.n_vocab))
     penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
     if penalties != (1.0, 0.0, 0.0) and sampling.penalty_last_n:
         window = base.n_ctx if sampling.penalty_last_n < 0 else sampling.penalty_last_n
@@ -130,16 +137,19 @@ def _stages(base: BaseModel, sampling: Sampling, seed: int) -> list[Any]:
     return stages
 
 
-def _biases(base: BaseModel, sampling: Sampling) -> Any:
-    wrong = next((token for token, _ in sampling.logit_bias if token >= base.n_vocab), None)
+def _check_biases(logit_bias: Sequence[LogitBias], n_vocab: int) -> None:
+    wrong = next((token for token, _ in logit_bias if token >= n_vocab), None)
     if wrong is not None:
         raise UsageError(
-            f"logit_bias: token {wrong} is not in the base model's vocabulary of {base.n_vocab}"
+            f"logit_bias: token {wrong} is not in the base model's vocabulary of {n_vocab}"
         )
-    biases = (llama_cpp.llama_logit_bias * len(sampling.logit_bias))()
-    for one, (token, bias) in zip(biases, sampling.logit_bias, strict=True):
+
+
+def _biases(logit_bias: Sequence[LogitBias], n_vocab: int) -> Any:
+    biases = (llama_cpp.llama_logit_bias * len(logit_bias))()
+    for one, (token, bias) in zip(biases, logit_bias, strict=True):
         one.token, one.bias = token, bias
-    return llama_cpp.llama_sampler_init_logit_bias(base.n_vocab, len(biases), biases)
+    return llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases)
 
 
 def _grammar(base: BaseModel, sampling: Sampling) -> Any:

@@ -192,3 +192,23 @@ def test_closing_twice_is_fine(base: BaseModel) -> None:
     sampler.close()
     with pytest.raises(UsageError, match="closed"):
         sampler.sample()
+
+
+def test_a_bias_is_added_and_minus_infinity_forbids(base: BaseModel) -> None:
+    lifted = Sampling(temperature=0.0, logit_bias=((C, 0.6),))
+    assert draw(base, lifted, 1, a=1.0, b=2.0, c=1.5) == [C]  # 1.5 + 0.6 > 2
+    assert draw(base, Sampling(temperature=0.0, logit_bias=((C, 0.4),)), 1, b=2.0, c=1.5) == [B]
+    without = Sampling(**PLAIN, seed=1, logit_bias=((B, -np.inf),))
+    assert set(draw(base, without, 20, a=1.0, b=9.0, c=1.0)) <= {A, C}
+
+
+def test_a_bias_on_a_token_that_is_not_there_is_refused(base: BaseModel) -> None:
+    with pytest.raises(UsageError, match="not in the base model's vocabulary"):
+        NativeSampler(base, Sampling(logit_bias=((base.n_vocab, 1.0),)))
+
+
+def test_a_bias_against_all_that_a_grammar_allows_is_refused(base: BaseModel) -> None:
+    every = tuple((token, -np.inf) for token in range(base.n_vocab))
+    sampler = NativeSampler(base, Sampling(grammar='root ::= "a"', logit_bias=every))
+    with pytest.raises(UsageError, match="allows none"):
+        sampler.sample()

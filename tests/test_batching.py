@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from cmc_local.batching import Acting, Batch, Request
+from cmc_local.batching import Acting, Batch, Echo, Request
 from cmc_local.engine import Engine, Slot
 from cmc_local.errors import PromptTooLong
 from cmc_local.loaded_adapter import LoadedAdapter
@@ -128,6 +129,38 @@ def test_an_error_ends_all_and_leaves_the_batch_usable() -> None:
     source.error = None
     batch.submit(request(B, most=2, acting=acting))
     assert text(run_out(batch)[2]) == "bb"
+
+
+def test_a_prompt_is_read_beside_replies_and_then_answered() -> None:
+    base, source = FakeBase(SAYS_A), FakeShift(always(0, 0, 2, 0, 0))
+    batch, samplers = batch_of(base, 2)
+    steers = adapter(source)
+    # The delta reads the whole text as its answer: "b" before what is judged, "bab" before more.
+    acting = Acting(steers, 1.0, steers.verbatim("\n"), given=b"bab", given_before_echo=b"b")
+    sampling = Sampling(temperature=0, max_tokens=2)
+    reading = Request((B, AB), (acting,), sampling, top_logprobs=1, echo=Echo(1, "bab"))
+    batch.submit(request(B, most=3))
+    batch.submit(reading)
+    found = run_out(batch)
+    assert text(found[0]) == "aaa"
+    echoed, *reply = found[1]
+    assert (echoed.echo, echoed.text, echoed.tokens) == (True, "bab", (B, AB))
+    # Weights after the shift: 1, e, e^2, 1, 1; "ab" is one of the ones.
+    assert echoed.details[1].logprob == pytest.approx(-np.log(3 + np.e + np.e**2), abs=1e-6)
+    assert echoed.details[1].top[0][0] == B
+    assert text(reply) == "bb"
+    assert source.streams[1] == [NEWLINE, B, AB, B]  # the last b is not asked what follows it
+    assert samplers.open == 0
+
+
+def test_a_request_is_cancelled_while_its_prompt_is_read() -> None:
+    batch, samplers = batch_of(FakeBase(SAYS_A, n_ctx=400), 1)
+    tokens = (B,) * 300  # three chunks
+    number = batch.submit(Request(tokens, (), Sampling(max_tokens=0), echo=Echo(1, "")))
+    batch.step()
+    batch.cancel(number)
+    assert [piece.finish_reason for _, piece in batch.step()] == ["cancelled"]  # type: ignore[union-attr]
+    assert (batch.active, batch.free, samplers.open) == (0, 1, 0)
 
 
 # --- through SteeredModel --------------------------------------------------------------------

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from cmc_local.batching import Acting
 from cmc_local.engine import Engine, Run, Slot
 from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import LoadedAdapter
@@ -94,6 +97,57 @@ def test_a_long_prompt_is_decoded_in_batches() -> None:
     run = begin(engine, Slot(0), base, [B, B, B, B, B], (adapter(FakeShift(WANTS_B)), 1.0))
     assert [engine.step([run])[0] for _ in range(3)] == [[], [], [B]]
     assert base.decoded == [(B, B), (B, B), (B,)]
+
+
+def test_a_step_takes_no_more_of_a_prompt_than_its_time_allows() -> None:
+    base = FakeBase(SAYS_A, n_ctx=512)
+    engine = Engine(base)
+    engine.step_seconds = 0.5
+    run = begin(engine, Slot(0), base, [B] * 200)
+    engine.step([run])
+    assert len(base.decoded[0]) == 64  # nobody knows yet how long a row takes
+    engine._row_seconds = 0.01
+    engine.step([run])
+    assert len(base.decoded[1]) == 50
+    engine._row_seconds = 10.0
+    engine.step([run])
+    assert len(base.decoded[2]) == 16  # a slow model gets on all the same
+
+
+def test_a_chooser_that_finds_nothing_ends_its_own_run() -> None:
+    class Choosy:
+        def sample(self, i: int = -1) -> int:
+            raise UsageError("no token is allowed")
+
+    base = FakeBase(SAYS_A)
+    engine, slots = Engine(base), [Slot(0), Slot(1)]
+    good, bad = begin(engine, slots[0], base, [B]), engine.begin(slots[1], [B], Choosy())
+    assert engine.step([good, bad]) == [[A], []]
+    assert (good.failed, str(bad.failed)) == (None, "no token is allowed")
+    assert engine.step([good]) == [[A]]
+    again = begin(engine, slots[1], base, [B])
+    assert engine.step([good, again]) == [[A], [A]]
+
+
+def test_a_watcher_sees_the_row_before_and_after_the_shift() -> None:
+    seen: list[tuple[str, float]] = []
+
+    class Watcher:
+        def before(self, logits: NDArray[np.float32]) -> None:
+            seen.append(("before", float(logits[B])))
+
+        def after(self, logits: NDArray[np.float32], token: int) -> None:
+            seen.append((f"chose {token}", float(logits[B])))
+
+    base, steers = FakeBase(SAYS_A), adapter(FakeShift(WANTS_B))
+    engine, slot = Engine(base), Slot(0)
+    slot.steerings = (steers.steerings[0],)
+    acting = Acting(steers, 0.5, steers.prompt([{"role": "user", "content": "a"}])).on(0)
+    run = engine.begin(slot, [B], GreedySampler(base), [acting], watcher=Watcher())
+    shift = float(WANTS_B(())[B])
+    engine.step([run])
+    assert seen[0] == ("before", 0.0)
+    assert seen[1][1] == pytest.approx(0.5 * shift)
 
 
 def test_the_next_run_decodes_only_what_is_new() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from cmc_local.asks import Ask
 from cmc_local.prompts import Message
+from cmc_local.replies import Piece
 from cmc_local.settings import Control, Limits, Sampling
 from cmc_local.steered import SteeredModel
 from tiny_adapters import adapter_of, checkpoint
@@ -136,6 +137,44 @@ def test_a_score_is_the_likelihood_of_what_was_said(model: SteeredModel) -> None
     score = model.score(QUESTION, done.tokens)
     assert score.greedy.all()
     assert model.score(QUESTION, done.tokens, alphas=0.0).total < score.total
+
+
+@pytest.mark.parametrize("said", [" Helen was", "Helen was born in"])
+def test_a_prompt_given_back_is_scored_as_its_answer_is(
+    gguf: Path, adapters: dict[str, Path], said: str
+) -> None:
+    text = f"<|user|>\n{QUESTION}\n<|assistant|>\n"
+    with load(gguf, adapters) as model:
+        score = model.score(QUESTION, said, base_prompt="adapter")
+        plain = model.score(QUESTION, said, base_prompt="adapter", alphas=0.0)
+        ask = Ask(prompt=text + said, sampling=Sampling(max_tokens=0), top_logprobs=0, echo=True)
+        prepared = model.asked.prepare(ask)
+        with model.alone():
+            batch = model.batch()
+            batch.submit(prepared.request)
+            echoed = next(piece for _ in range(9) for _, piece in batch.step())
+    assert isinstance(echoed, Piece) and echoed.text == text + said
+    tail = echoed.details[-len(score.tokens) :]
+    assert tuple(one.token for one in tail) == score.tokens
+    np.testing.assert_allclose([one.logprob for one in tail], score.logprobs, atol=1e-2)
+    assert np.abs(score.logprobs - plain.logprobs).max() > 0.1
+
+
+def test_a_reply_begun_already_goes_on_as_if_it_had_been_written(
+    gguf: Path, adapters: dict[str, Path]
+) -> None:
+    text = f"<|user|>\n{QUESTION}\n<|assistant|>\n"
+    with load(gguf, adapters) as model:
+        whole = model.generate(QUESTION, GREEDY, base_prompt="adapter")
+        begun = [*model.base.tokenize(text), *whole.tokens[:9]]
+        left = Sampling(temperature=0, max_tokens=len(whole.tokens) - 9)
+        prepared = model.asked.prepare(Ask(prompt=begun, sampling=left))
+        with model.alone():
+            batch = model.batch()
+            batch.submit(prepared.request)
+            pieces = [piece for _ in range(30) for _, piece in batch.step()]
+    rest = [token for piece in pieces if isinstance(piece, Piece) for token in piece.tokens]
+    assert tuple(rest) == whole.tokens[9:]
 
 
 def test_a_reply_goes_on_when_the_deltas_context_is_full(tiny_gguf: Path, tmp_path: Path) -> None:
