@@ -144,10 +144,11 @@ def test_a_watcher_sees_the_row_before_and_after_the_shift() -> None:
     slot.steerings = (steers.steerings[0],)
     acting = Acting(steers, 0.5, steers.prompt([{"role": "user", "content": "a"}])).on(0)
     run = engine.begin(slot, [B], GreedySampler(base), [acting], watcher=Watcher())
-    shift = float(WANTS_B(())[B])
     engine.step([run])
-    assert seen[0] == ("before", 0.0)
-    assert seen[1][1] == pytest.approx(0.5 * shift)
+    plain, shift = float(SAYS_A(())[B]), float(WANTS_B(())[B])
+    assert shift > 0
+    assert seen[0] == ("before", plain)
+    assert seen[1][1] == pytest.approx(plain + 0.5 * shift)
 
 
 def test_the_next_run_decodes_only_what_is_new() -> None:
