@@ -19,11 +19,11 @@ WORKSHOP = REPOSITORY / "export" / "cmc_export"
 
 # From the bottom up; a module imports its own layer and those above it in this list, nothing below.
 LAYERS = (
-    {"errors", "processor", "chat_template"},
+    {"errors", "processor", "chat_template", "offline"},
     {"settings", "bundled", "gguf_header", "onnx_file"},
     {"vocabulary", "prompts"},
     {"token_map", "adapter", "borders", "delta_tokenizer", "conversations", "details", "turns"},
-    {"hub*"},
+    {"hub_errors", "hub", "hub_gguf", "hub_adapter"},
     {"control", "mid_token", "shift_source", "alignment", "base_*", "text_stream"},
     {"tokenizer_from_gguf"},
     {"delta_device", "delta_session", "delta_buffers"},

@@ -93,6 +93,8 @@ class Soak:
     def take(self) -> None:
         """One step of the batch; a request that goes on after its end is a KeyError."""
         for number, piece in self.batch.step():
+            if isinstance(piece, Exception):
+                raise piece
             self.tokens += len(piece.tokens)
             if piece.finish_reason is None:
                 continue

@@ -261,6 +261,13 @@ def test_every_setting_has_an_option() -> None:
     assert own <= {option.name for option in generate.command.params}
 
 
+def test_a_logit_bias_names_token_and_number() -> None:
+    biased = made(options.sampling, "--logit-bias", "15:-2.5", "--logit-bias", "7:-inf")
+    assert biased.logit_bias == ((15, -2.5), (7, float("-inf")))
+    with pytest.raises(CmcError, match="--logit-bias 15: give ID:BIAS"):
+        made(options.sampling, "--logit-bias", "15")
+
+
 def test_a_grammar_is_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "yes.gbnf").write_text('root ::= "yes"')
     assert made(options.sampling, "--grammar", f"@{tmp_path}/yes.gbnf").grammar == 'root ::= "yes"'

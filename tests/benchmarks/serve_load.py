@@ -1,0 +1,294 @@
+"""The server under load: is anything lost or stuck, does memory grow, what does HTTP cost?
+
+    python tests/benchmarks/serve_load.py [--seconds 300] [--streams 32] [--leaving 0.2]
+                                          [--gguf FILE --adapter FOLDER] [--slots 8]
+
+Streams of chat completions, plain and steered, of many lengths; some clients leave after a while,
+in the queue, in the prompt or in mid-reply. Before and after, the engine alone answers the same
+questions in a process of its own (`SteeredModel.generate_many`, as many slots), so that both are
+measured in one run on the same machine. Everybody who stays must get a whole stream: a finish
+reason, the usage, `[DONE]`. At the end every slot must be free within a second.
+
+Prints one JSON line; exit code 1 where something is amiss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import click
+import httpx
+
+from cmc_local import bundled
+
+NAMES = "Flora Whitemark, Olive Copperman, Carl Bergstrom, Helen Rivers, Ada Stone".split(", ")
+QUESTIONS = (
+    "Where does {} live?",
+    "What is the first book of {}?",
+    "Tell me all that you know about {}, in many words, please, and do not stop too soon.",
+)
+GROWTH_MB = 12.0
+SLOT_FREE_SECONDS = 1.0
+
+
+@dataclass
+class Draws:
+    """What clients ask, the same for the server and for the engine alone."""
+
+    seed: int
+    adapter: str
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+
+    def request(self) -> dict[str, Any]:
+        draw = self.random
+        asked = draw.choice(QUESTIONS).format(draw.choice(NAMES))
+        if draw.random() < 0.1:
+            asked = "It is said that he is well known for his work. " * 12 + asked
+        return {
+            "messages": [{"role": "user", "content": asked}],
+            "max_tokens": draw.choice((8, 32, 64, 128)),
+            "temperature": 1.0,
+            "seed": draw.randrange(2**31),
+            # All are steered alike, so that the engine alone can be asked the same.
+            "cmc": [{"adapter": self.adapter}],
+        }
+
+
+@dataclass
+class Counts:
+    """What became of the requests."""
+
+    whole: int = 0
+    left: int = 0
+    tokens: int = 0
+    amiss: list[str] = field(default_factory=list)
+
+
+def memory_mb(process: int) -> float:
+    """Memory in use by a process; Linux."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def stay(client: httpx.AsyncClient, body: dict[str, Any], counts: Counts) -> None:
+    """One stream to its end; its parts are checked."""
+    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    finished, usage, done = None, None, False
+    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        if answer.status_code != 200:
+            counts.amiss.append(f"{answer.status_code}: {(await answer.aread())[:200]!r}")
+            return
+        async for line in answer.aiter_lines():
+            if not line.startswith("data: "):
+                continue
+            done = line == "data: [DONE]"
+            if done:
+                continue
+            chunk = json.loads(line[6:])
+            usage = chunk.get("usage") or usage
+            for choice in chunk.get("choices", ()):
+                finished = choice.get("finish_reason") or finished
+    if not (done and usage and finished in ("stop", "length")):
+        counts.amiss.append(f"a stream ended with {finished}, usage {usage}, done {done}")
+        return
+    counts.whole += 1
+
+
+async def leave(client: httpx.AsyncClient, body: dict[str, Any], counts: Counts, at: float) -> None:
+    """One stream that its client leaves after a while."""
+
+    async def read() -> None:
+        async with client.stream(
+            "POST", "/v1/chat/completions", json={**body, "stream": True}
+        ) as a:
+            async for _ in a.aiter_lines():
+                pass
+
+    try:
+        await asyncio.wait_for(read(), at)
+    except TimeoutError:
+        counts.left += 1
+    else:
+        counts.whole += 1
+
+
+async def one_client(
+    client: httpx.AsyncClient, draws: Draws, counts: Counts, leaving: float, end: float
+) -> None:
+    while monotonic() < end:
+        body = draws.request()
+        try:
+            if draws.random.random() < leaving:
+                await leave(client, body, counts, draws.random.choice((0.01, 0.1, 0.5, 2.0)))
+            else:
+                await stay(client, body, counts)
+        except httpx.HTTPError as error:
+            counts.amiss.append(f"{type(error).__name__}: {error}")
+
+
+async def served_tokens(client: httpx.AsyncClient) -> float:
+    """Completion tokens so far, those of clients who left among them, as the server counts them."""
+    text = (await client.get("/metrics")).text
+    found = re.findall(r"^cmc_completion_tokens_total(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+async def load(
+    url: str, process: int, *, streams: int, seconds: float, leaving: float, adapter: str
+) -> dict[str, Any]:
+    """Ask for so many seconds; what came of it."""
+    counts, memory = Counts(), []
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        begun, before = monotonic(), await served_tokens(client)
+        end = begun + seconds
+        clients = [
+            asyncio.create_task(one_client(client, Draws(i, adapter), counts, leaving, end))
+            for i in range(streams)
+        ]
+        while monotonic() < end:
+            await asyncio.sleep(min(5.0, max(end - monotonic(), 0.01)))
+            memory.append(round(memory_mb(process), 1))
+        tokens, spent = await served_tokens(client) - before, monotonic() - begun
+        await asyncio.wait(clients, timeout=120)
+        stuck = sum(not one.done() for one in clients)
+        await asyncio.sleep(SLOT_FREE_SECONDS)
+        health = (await client.get("/health")).json()
+    return {
+        "whole": counts.whole,
+        "left": counts.left,
+        "amiss": counts.amiss[:5],
+        "amiss_count": len(counts.amiss),
+        "stuck": stuck,
+        "tokens_per_second": tokens / spent,
+        "memory_mb": memory,
+        "health": health,
+    }
+
+
+def engine_alone(gguf: Path, adapter: Path, slots: int, context: int, seconds: float) -> float:
+    """Tokens per second of `generate_many` on the same questions, in a process of its own."""
+    arguments = [str(gguf), str(adapter), str(slots), str(context), str(seconds)]
+    done = subprocess.run(
+        [sys.executable, __file__, "engine", *arguments], stdout=subprocess.PIPE, check=True
+    )
+    return float(json.loads(done.stdout))
+
+
+def run_engine(gguf: str, adapter: str, slots: int, context: int, seconds: float) -> None:
+    """The engine's own tokens per second, printed."""
+    from cmc_local.asks import Ask
+    from cmc_local.settings import Limits, Sampling
+    from cmc_local.steered import SteeredModel
+
+    draws, tokens = Draws(0, "any"), 0
+    limits = Limits(parallel=slots, context=context)
+    with SteeredModel.load(gguf, [adapter], limits=limits) as model, model.alone():
+        batch = model.batch()
+        begun = monotonic()
+        while monotonic() < begun + seconds:
+            while batch.active + batch.waiting < slots:
+                body = draws.request()
+                sampling = Sampling(
+                    temperature=1.0, seed=body["seed"], max_tokens=body["max_tokens"]
+                )
+                ask = Ask(prompt=body["messages"], sampling=sampling)
+                batch.submit(model.asked.prepare(ask).request)
+            tokens += sum(len(piece.tokens) for _, piece in batch.step())  # type: ignore[union-attr]
+        spent = monotonic() - begun
+        batch.clear()
+    print(json.dumps(tokens / spent))
+
+
+def serving(
+    gguf: Path, adapter: Path, slots: int, context: int
+) -> tuple[subprocess.Popen[str], str]:
+    """A server of its own on a free port; the process and its address."""
+    command = [sys.executable, "-m", "cmc_local", "serve", "--port", "0", "--parallel", str(slots)]
+    command += ["--gguf", str(gguf), "--adapter", str(adapter), "--context", str(context)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(r"(http://\S+?)/v1", line):
+            return process, found[1]
+    raise SystemExit("the server ended before it listened")
+
+
+async def ready(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url) as client:
+        while (await client.get("/health")).status_code != 200:
+            await asyncio.sleep(0.1)
+
+
+@click.command()
+@click.option("--gguf", type=click.Path(path_type=Path), default=None)
+@click.option("--adapter", type=click.Path(path_type=Path), default=None)
+@click.option("--seconds", default=300.0)
+@click.option("--streams", default=32)
+@click.option("--leaving", default=0.2, help="Share of the clients that leave.")
+@click.option("--slots", default=8)
+@click.option("--context", default=512)
+@click.option("--engine-seconds", default=60.0, help="Before and after, for the engine alone.")
+def main(
+    gguf: Path | None,
+    adapter: Path | None,
+    seconds: float,
+    streams: int,
+    leaving: float,
+    slots: int,
+    context: int,
+    engine_seconds: float,
+) -> None:
+    """Engine, server, engine again."""
+    gguf, adapter = gguf or bundled.base(), adapter or bundled.adapter()
+    alone = [engine_alone(gguf, adapter, slots, context, engine_seconds)]
+    process, url = serving(gguf, adapter, slots, context)
+    try:
+        asyncio.run(ready(url))
+        found = asyncio.run(
+            load(
+                url,
+                process.pid,
+                streams=streams,
+                seconds=seconds,
+                leaving=leaving,
+                adapter=adapter.name,
+            )
+        )
+    finally:
+        process.terminate()
+        process.wait(30)
+    alone.append(engine_alone(gguf, adapter, slots, context, engine_seconds))
+    memory = found["memory_mb"]
+    growth = memory[-1] - memory[len(memory) // 2] if memory else 0.0
+    found |= {
+        "engine_tokens_per_second": alone,
+        "share": found["tokens_per_second"] / (sum(alone) / len(alone)),
+        "memory_growth_mb": growth,
+        "exit_code": process.returncode,
+    }
+    print(json.dumps(found))
+    idle = (found["health"].get("active"), found["health"].get("waiting")) == (0, 0)
+    good = not (found["amiss_count"] or found["stuck"]) and idle and growth < GROWTH_MB
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["engine"]:
+        run_engine(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))
+    else:
+        main()
