@@ -22,6 +22,9 @@ from cmc_local.base_model import BaseModel
 from cmc_local.errors import UsageError
 from cmc_local.settings import Sampling
 
+_LOOSE_CHARACTER = r'char ::= [^"\\] |'
+_CHARACTER = r'char ::= [^"\\\x00-\x1F\x7F] |'
+"""What a JSON string may hold: the converter's own rule lets line breaks in (RFC 8259, 7)."""
 LogitBias = tuple[int, float]
 """A base token, and what is added to its logit."""
 
@@ -173,7 +176,8 @@ def _grammar(base: BaseModel, sampling: Sampling) -> Any:
 def _schema_grammar(schema: str) -> str:
     """A JSON schema as GBNF. The converter raises whatever it stumbles over."""
     try:
-        return str(llama_cpp.llama_grammar.json_schema_to_gbnf(schema))
+        found = str(llama_cpp.llama_grammar.json_schema_to_gbnf(schema))
+        return found.replace(_LOOSE_CHARACTER, _CHARACTER)
     except ValueError as error:  # JSON's errors among them
         reason = str(error)
     except Exception as error:

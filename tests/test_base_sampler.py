@@ -194,6 +194,19 @@ def test_closing_twice_is_fine(base: BaseModel) -> None:
         sampler.sample()
 
 
+def test_a_string_of_a_schema_holds_no_line_break(base: BaseModel) -> None:
+    newline = base.vocabulary.tokens.index(b"\n")
+    quote = base.vocabulary.tokens.index(b'"')
+    sampler = NativeSampler(base, Sampling(temperature=0.0, json_schema='{"type": "string"}'))
+    said = []
+    for wanted in (quote, newline):
+        base.logits()[:] = -50.0
+        base.logits()[quote] = 5.0
+        base.logits()[wanted] = 9.0
+        said.append(sampler.sample())
+    assert said == [quote, quote]  # the string opens, and rather ends than breaks
+
+
 def test_a_bias_is_added_and_minus_infinity_forbids(base: BaseModel) -> None:
     lifted = Sampling(temperature=0.0, logit_bias=((C, 0.6),))
     assert draw(base, lifted, 1, a=1.0, b=2.0, c=1.5) == [C]  # 1.5 + 0.6 > 2
