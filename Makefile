@@ -34,12 +34,14 @@ $(LLAMA): again
 endif
 endif
 
-.PHONY: help setup chat test lint models ceilings wheel again
+.PHONY: help setup chat serve test lint docs models ceilings wheel again
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make chat      talk to a bundled model"
+	@echo "make serve     serve it to OpenAI clients and a browser"
 	@echo "make test      lint, types, tests"
+	@echo "make docs      the documentation site, into build/site"
 	@echo "make models    make the bundled models anew (90 minutes on 2 cores, can be resumed)"
 	@echo "make ceilings  train the models that 'cmc-local eval world' compares with"
 	@echo "make wheel     build the package, bundled models inside, into dist/"
@@ -62,16 +64,22 @@ $(LLAMA): | $(BIN)/python
 
 $(RUNTIME): pyproject.toml constraints.txt $(LLAMA)
 	@echo "Installing the runtime ..." >&2
-	@$(PIP) -q -e . </dev/null >&2
+	@$(PIP) -q -e ".[serve]" </dev/null >&2
 	@touch $@
 
 $(WORKSHOP): $(RUNTIME)
 	@echo "Installing the workshop and the test tools ..." >&2
-	@$(PIP) -q -e ".[train,eval,dev]" </dev/null >&2
+	@$(PIP) -q -e ".[train,eval,serve,ray,llm,lm-eval,docs,dev]" </dev/null >&2
 	@touch $@
 
 chat: $(RUNTIME)
 	@$(BIN)/cmc-local chat $(ARGS)
+
+serve: $(RUNTIME)
+	@$(BIN)/cmc-local serve $(ARGS)
+
+docs: $(WORKSHOP)
+	$(BIN)/mkdocs build --strict
 
 lint: $(WORKSHOP)
 	$(BIN)/ruff check .
