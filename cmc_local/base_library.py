@@ -6,10 +6,11 @@ touches llama.cpp. Its functions are met through ctypes, without types: pointers
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,7 @@ llama_cpp = _import_llama_cpp()
 _log = logging.getLogger("cmc_local")
 
 _ERROR, _CONTINUED = 4, 5  # ggml_log_level
+_GPU, _INTEGRATED_GPU = 1, 2  # ggml_backend_dev_type
 _MARK = "error loading model: "
 
 REBUILD = (
@@ -119,17 +121,54 @@ def has_risky_amx() -> bool:
 
 def offloads_to_gpu() -> bool:
     """Whether this build can put layers on a GPU."""
+    if supports_rpc():  # then llama.cpp says yes, whether or not there is a GPU or a server
+        return bool(gpus())
     return bool(llama_cpp.llama_supports_gpu_offload())
 
 
-def load(path: Path, *, vocab_only: bool = False, gpu_layers: int = -1) -> Any:
-    """A `llama_model *`, to be freed by the caller. Raises GGUFError, one line."""
+def supports_rpc() -> bool:
+    """Whether this build can compute on RPC servers."""
+    return bool(llama_cpp.llama_supports_rpc())
+
+
+def gpus() -> list[int]:
+    """This machine's GPUs as `ggml_backend_dev_t`, integrated ones where there is no other."""
+    registry, base = ggml("ggml"), ggml("ggml-base")
+    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
+    registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
+    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    devices = [registry.ggml_backend_dev_get(i) for i in range(registry.ggml_backend_dev_count())]
+    kinds = [base.ggml_backend_dev_type(device) for device in devices]
+    wanted = _GPU if _GPU in kinds else _INTEGRATED_GPU
+    return [device for device, kind in zip(devices, kinds, strict=True) if kind == wanted]
+
+
+def ggml(name: str) -> ctypes.CDLL:
+    """One of the libraries that llama.cpp computes with: `ggml`, `ggml-base`, `ggml-rpc`."""
+    from llama_cpp import _ctypes_extensions, _ggml
+
+    library: ctypes.CDLL = _ctypes_extensions.load_shared_library(name, _ggml.libggml_base_path)
+    return library
+
+
+def load(
+    path: Path, *, vocab_only: bool = False, gpu_layers: int = -1, devices: Sequence[int] = ()
+) -> Any:
+    """A `llama_model *`, to be freed by the caller. Raises GGUFError, one line.
+
+    `devices` are `ggml_backend_dev_t`, which get the layers in this order, by their free memory;
+    none leaves the choice to llama.cpp.
+    """
     if not base_header.tensor_count(path) and not vocab_only:
         raise GGUFError(f"{path} holds a vocabulary and no weights: give the model itself")
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = vocab_only
     params.n_gpu_layers = gpu_layers
+    if devices:
+        named = (ctypes.c_void_p * (len(devices) + 1))(*devices, None)
+        params.devices = ctypes.addressof(named)
     if has_risky_amx():
         params.use_extra_bufts = False
         if not vocab_only:

@@ -23,8 +23,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local import base_library
+from cmc_local import base_library, base_rpc
 from cmc_local.base_batch import Rows, Span
+from cmc_local.base_embedding import BATCH, NO_POOLING, Embedding
 from cmc_local.base_library import llama_cpp
 from cmc_local.base_lora import LoraLike, Loras
 from cmc_local.base_threads import usable_cores
@@ -60,6 +61,7 @@ class BaseModel:
         kv_type: Literal["f16", "f32"] = "f16",
         cells: int = 0,
         loras: Sequence[LoraLike] = (),
+        rpc: Sequence[str] = (),
     ) -> None:
         """Load `path`; `context` 0 takes what the model was trained with, at most USUAL_CONTEXT.
 
@@ -68,31 +70,28 @@ class BaseModel:
         None takes the physical cores; `kv_type` "f32" is for comparisons, exact and slower.
         `cells` bounds the tokens that all sequences hold together; 0 gives each a whole context.
         `loras` are LoRA files (GGUF) with their scales, which llama.cpp adds while it decodes.
+        `rpc` are servers, `host:port`, that take layers as a GPU does (`base_rpc.py`: plain text,
+        no authentication, and the process ends with a server that goes away).
         Raises GGUFError for a file that cannot be used.
         """
+        if rpc and gpu_layers == 0:
+            raise UsageError("0 layers on the GPU leave nothing for the RPC servers: drop one")
         self.path = Path(path)
         self.batch = batch
         self.sequences = sequences
-        self._gpu_layers = gpu_layers
-        self._model = base_library.load(self.path, gpu_layers=gpu_layers)
-        self._free = weakref.finalize(self, _free, self._model, None)
+        self._gpu_layers, self._rpc, self._kv_type = gpu_layers, base_rpc.addresses(rpc), kv_type
+        devices = base_rpc.devices(self._rpc) if rpc else ()
+        self._model = base_library.load(self.path, gpu_layers=gpu_layers, devices=devices)
+        self._contexts: list[Any] = []
+        self._free = weakref.finalize(self, _free, self._model, self._contexts)
         _refuse_other_kinds(self._model, self.path)
         self._loras = Loras(self._model, loras, self.path)
         trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
         context = context or _usual_context(trained, sequences)
         self._threads = self.prompt_threads = threads or usable_cores()
-        params = _context_params(context, batch, self._threads, sequences)
+        params = self._params(context, batch, sequences)
         params.n_ctx = cells or params.n_ctx
-        params.type_k = params.type_v = _KV_TYPES[kv_type]
-        on_cpu = gpu_layers == 0 or not base_library.offloads_to_gpu()
-        if kv_type == "f32":
-            params.flash_attn_type = _FLASH_OFF  # it rounds to half precision, whatever is cached
-        elif on_cpu and sequences == 1 and context <= USUAL_CONTEXT:
-            params.flash_attn_type, params.n_ubatch = _FLASH_OFF, min(batch, _ROWS_WITHOUT_FLASH)
         self._context = self._new_context(params)
-        self._free.detach()
-        self._free = weakref.finalize(self, _free, self._model, self._context)
-        self._loras.act_on(self._context)
         self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._rows = Rows(batch)
@@ -108,7 +107,24 @@ class BaseModel:
                 f"{self.path} gets no context ({errors.reason() or 'out of memory?'}):"
                 " choose a smaller context"
             )
+        self._contexts.append(context)
+        self._loras.act_on(context)
         return context
+
+    def _params(self, context: int, batch: int, sequences: int) -> Any:
+        params = _context_params(context, batch, self.prompt_threads, sequences)
+        params.type_k = params.type_v = _KV_TYPES[self._kv_type]
+        offloads = self._gpu_layers != 0 and (self._rpc or base_library.offloads_to_gpu())
+        if self._kv_type == "f32":
+            params.flash_attn_type = _FLASH_OFF  # it rounds to half precision, whatever is cached
+        elif not offloads and sequences == 1 and context <= USUAL_CONTEXT:
+            params.flash_attn_type, params.n_ubatch = _FLASH_OFF, min(batch, _ROWS_WITHOUT_FLASH)
+        return params
+
+    def _embedding_context(self, tokens: int) -> Any:
+        params = self._params(tokens, BATCH, 1)
+        params.embeddings, params.pooling_type = True, NO_POOLING
+        return self._new_context(params)
 
     @cached_property
     def can_roll_back(self) -> bool:
@@ -126,6 +142,7 @@ class BaseModel:
             f"{self.path.name} {status.st_size} {status.st_mtime_ns} {self.prompt_threads} "
             f"{self.sequences} "
             f"{self._gpu_layers} {llama_cpp.__version__} {build}{self._loras.key or ''}"
+            f"{self._rpc or ''}"
         )
 
     @property
@@ -283,6 +300,19 @@ class BaseModel:
         self._must_be_open()
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
+    def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """(d,) float32 of length 1: the text of these tokens as a vector (`base_embedding.py`).
+
+        The base model's own, with its LoRA files; adapters do not act on it. No sequence is
+        disturbed. Raises PromptTooLong for more tokens than the context holds.
+        """
+        self._must_be_open()
+        return self._embedding(tokens, self._embedding_context)
+
+    @cached_property
+    def _embedding(self) -> Embedding:
+        return Embedding(self._model, self.path, limit=self.n_ctx, contexts=self._contexts)
+
     def close(self) -> None:
         """Free the model and its context; more than once is fine."""
         self._free()
@@ -338,7 +368,7 @@ def _too_long(tokens: int, context: int) -> str:
     )
 
 
-def _free(model: Any, context: Any) -> None:
-    if context is not None:
+def _free(model: Any, contexts: list[Any]) -> None:
+    for context in contexts:
         llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)

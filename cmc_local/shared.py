@@ -21,10 +21,14 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cmc_local.asks import Ask
 from cmc_local.batching import Batch
@@ -166,6 +170,13 @@ class SharedModel:
         if (wrong := next((one for one in tokens if not 0 <= one < len(texts)), None)) is not None:
             raise UsageError(f"token {wrong} is not in the base model's vocabulary")
         return b"".join(texts[token] for token in tokens)
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """The base model's vectors of some texts, given as tokens: (n, d) float32 of length 1."""
+        if not texts:
+            raise UsageError("there is nothing to embed: give at least one text")
+        # One order a text, so that replies go on between them.
+        return np.stack([self._order(partial(self.base.embed, tokens)) for tokens in texts])
 
     # --- the worker's life -------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cmc_local.asks import Ask, Asked, Prepared
 from cmc_local.base_lora import LoraLike
 from cmc_local.base_model import BaseModel
@@ -44,6 +47,7 @@ AdapterLike = str | Path | tuple[str | Path, float | None]
 class BaseWithText(Base, TextModel, Protocol):
     """A base model that decodes and tokenises; `BaseModel` is one."""
 
+    def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]: ...
     def close(self) -> None: ...
 
 
@@ -101,12 +105,14 @@ class SteeredModel(Scoring):
         overlap: Overlap = "auto",
         speculate: Speculate = "auto",
         loras: Sequence[LoraLike] = (),
+        rpc: Sequence[str] = (),
     ) -> SteeredModel:
         """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha).
 
         `overlap` runs the deltas beside the base model, `auto` if that is found faster;
         `speculate` checks guessed tokens several at once, `auto` where the rows cost little;
-        `loras` are LoRA files (GGUF) that change the base model itself, with their scales.
+        `loras` are LoRA files (GGUF) that change the base model itself, with their scales;
+        `rpc` are llama.cpp's servers on other machines that take a part of its layers.
         """
         limits = limits or Limits()
         base = BaseModel(
@@ -117,6 +123,7 @@ class SteeredModel(Scoring):
             threads=threads,
             sequences=limits.parallel,
             loras=loras,
+            rpc=rpc,
         )
         loader = AdapterLoader(
             base.vocabulary,

@@ -150,6 +150,10 @@ class FakeBase:
         self.cache[sequence] = []
         self.cleared += 1
 
+    def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """How often each token of the vocabulary comes."""
+        return np.bincount(tokens, minlength=len(self.vocabulary)).astype(np.float32)
+
     def sampler(self, sampling: Sampling) -> GreedySampler:
         return GreedySampler(self)
 

@@ -249,6 +249,13 @@ def test_a_prompt_is_given_back_with_likelihoods(made: Made) -> None:
     assert (echoed.text, last.text, last.finish_reason) == ("bab", "", "length")
 
 
+def test_texts_are_embedded_between_steps(made: Made) -> None:
+    found = made.shared.embed([[1, 1, 3], [2]])
+    assert found.tolist() == [[0, 2, 0, 1, 0], [0, 0, 1, 0, 0]]
+    with pytest.raises(UsageError, match="nothing to embed"):
+        made.shared.embed([])
+
+
 def test_draining_lets_replies_end_and_takes_no_more(made: Made) -> None:
     made.base.gate.clear()
     found: list[str] = []

@@ -54,6 +54,7 @@ def steered(
         overlap=devices.overlap,
         speculate=devices.speculate,
         loras=[(one.path, one.scale) for one in loras],
+        rpc=devices.rpc,
     )
     try:
         if profile and not loras:
