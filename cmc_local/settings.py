@@ -63,7 +63,7 @@ class Sampling:
             raise UsageError("grammar and json_schema exclude each other: give one of them")
         for token, bias in self.logit_bias:
             if token < 0 or math.isnan(bias) or bias == math.inf:
-                raise UsageError(f"logit_bias: {bias} for token {token} is no finite number or -inf")
+                raise UsageError(f"logit_bias: {bias} for token {token}: give a number or -inf")
         if any(not text for text in self.stop):
             raise UsageError("a stop text is empty: leave it out")
 

@@ -133,17 +133,13 @@ class SteeredModel(Scoring):
             sequences=limits.parallel,
             guessing=speculate == "auto",
         )
-        costs = {"off": NEVER, "on": ALWAYS}.get(speculate)
-        if costs is None:  # a batch that does not hold the rows checks none
-            small = limits.batch < max(ROWS)
-            costs = NEVER if small else base_costs(base, base.identity)
         model = cls(
             base,
             partial(NativeSampler, base),
             loader=loader,
             limits=limits,
             overlap=overlap,
-            costs=costs,
+            costs=_costs(base, limits, speculate),
             learnt=partial(keep_base_costs, base.identity),
             spare_core=leaves_a_core(base.threads),
         )
@@ -381,6 +377,14 @@ class SteeredModel(Scoring):
         finally:
             self._busy_thread = None
             self._busy.release()
+
+
+def _costs(base: BaseModel, limits: Limits, speculate: Speculate) -> RowCosts:
+    """What rows of a decode cost, by which the engine guesses."""
+    if speculate != "auto":
+        return ALWAYS if speculate == "on" else NEVER
+    small = limits.batch < max(ROWS)  # a batch that does not hold the rows checks none
+    return NEVER if small else base_costs(base, base.identity)
 
 
 def as_messages(prompt: Prompt) -> list[Message]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from click.testing import Result
 
-from cmc_local.commands.options import AdapterChoice
+from cmc_local.commands.choices import AdapterChoice
 from cmc_local.steered import SteeredModel
 from fakes import FakeBase, FakeShift, adapter, always
 

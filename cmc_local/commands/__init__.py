@@ -20,8 +20,9 @@ from importlib import import_module
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
-from cmc_local import __version__
+from cmc_local import __version__, offline
 from cmc_local.errors import CmcError
 
 NAME: Final = "cmc-local"
@@ -29,10 +30,12 @@ NAME: Final = "cmc-local"
 COMMANDS: Final = (
     ("chat", "Talk to a GGUF model that adapters steer."),
     ("generate", "Answer a prompt, stdin, or a JSONL file of prompts."),
+    ("serve", "Serve a steered model to OpenAI clients and a browser."),
     ("pretrain", "Train a delta as a plain language model on text files."),
     ("train", "Train a delta beside a frozen template model."),
     ("finetune", "Fine-tune a GGUF or a folder itself, whole or by LoRA."),
     ("export", "Pack a trained delta into an adapter."),
+    ("adapter", "Share adapters: push to and pull from a Hugging Face hub."),
     ("map", "Show how one vocabulary is carried over to another."),
     ("inspect", "Say what a GGUF file or an adapter is."),
     ("eval", "Measure what adapters change."),
@@ -60,6 +63,12 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Names that begin so; click's own would import every command for its help."""
+        found = [CompletionItem(name, help=told) for name, told in COMMANDS]
+        fitting = [item for item in found if item.value.startswith(incomplete)]
+        return [*fitting, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(COMMANDS)
@@ -77,9 +86,10 @@ class Commands(click.Group):
         debug = _debug_wanted(arguments)
         extra.setdefault("color", _color())
         try:
-            result = super().main(
-                _without_debug(arguments), prog_name or NAME, complete_var, False, **extra
-            )
+            with offline.switched(on=_given(arguments, "--offline") or offline.wanted()):
+                result = super().main(
+                    _without_flags(arguments), prog_name or NAME, complete_var, False, **extra
+                )
             sys.stdout.flush()
         except (SystemExit, click.exceptions.Exit):
             raise
@@ -96,6 +106,7 @@ class Commands(click.Group):
 @click.group(NAME, cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+@click.option("--offline", is_flag=True, expose_value=False, help="Never use the network.")
 def main() -> None:
     """Train one tiny model once and let it steer every local GGUF model."""
 
@@ -105,14 +116,19 @@ def _options(arguments: list[str]) -> list[str]:
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
+def _given(arguments: list[str], flag: str) -> bool:
+    return flag in _options(arguments)
+
+
 def _debug_wanted(arguments: list[str]) -> bool:
-    return "--debug" in _options(arguments) or os.environ.get("CMC_DEBUG", "0") not in ("", "0")
+    return _given(arguments, "--debug") or os.environ.get("CMC_DEBUG", "0") not in ("", "0")
 
 
-def _without_debug(arguments: list[str]) -> list[str]:
-    """`--debug` is taken before and after the subcommand, without a word in each of them."""
+def _without_flags(arguments: list[str]) -> list[str]:
+    """These are taken before and after the subcommand, without a word in each of them."""
     options = _options(arguments)
-    return [word for word in options if word != "--debug"] + arguments[len(options) :]
+    kept = [word for word in options if word not in ("--debug", "--offline")]
+    return kept + arguments[len(options) :]
 
 
 def _color() -> bool | None:

@@ -20,7 +20,7 @@ import click
 
 from cmc_local import bundled
 from cmc_local.bench.arms import KINDS
-from cmc_local.commands import bench_parts, options
+from cmc_local.commands import bench_parts, choices, options
 from cmc_local.commands.loading import is_bundled
 from cmc_local.commands.workshop import import_workshop
 from cmc_local.errors import UsageError
@@ -143,6 +143,8 @@ def command(
         raise UsageError(
             "--overlap and --speculate are what the arms differ in: choose from them with --arms"
         )
+    if devices.rpc:
+        raise UsageError("bench measures this machine alone: leave --rpc out")
     if synthetic is None:
         base, chosen = _given(gguf, adapter)
     elif gguf is not None or adapter is not None:
@@ -175,19 +177,19 @@ command.add_command(bench_parts.map_command)
 command.add_command(bench_parts.align_command)
 
 
-def _given(gguf: str | None, adapter: str | None) -> tuple[Path, options.AdapterChoice | None]:
+def _given(gguf: str | None, adapter: str | None) -> tuple[Path, choices.AdapterChoice | None]:
     """The base and the adapter that were named; the bundled template and its adapter else."""
-    base = bundled.base("template") if gguf is None else options.gguf_path(gguf)
+    base = bundled.base("template") if gguf is None else choices.gguf_path(gguf)
     if adapter is not None:
-        return base, options.parse_adapter(adapter)
+        return base, choices.parse_adapter(adapter)
     if is_bundled(base):
-        return base, options.AdapterChoice(bundled.adapter())
+        return base, choices.AdapterChoice(bundled.adapter())
     return base, None
 
 
 def _made(
     size: str, vocab: Path | None, delta: str, delta_vocab: Path | None, cache: Path | None
-) -> tuple[Path, options.AdapterChoice]:
+) -> tuple[Path, choices.AdapterChoice]:
     """A base and an adapter of random weights, from the cache folder if they are there."""
     if vocab is None or delta_vocab is None:
         raise UsageError(
@@ -198,7 +200,7 @@ def _made(
 
     folder = cache_folder() / "synthetic" if cache is None else cache
     base, adapter = apart(make_synthetic, size, vocab, delta, delta_vocab, folder)
-    return base, options.AdapterChoice(adapter)
+    return base, choices.AdapterChoice(adapter)
 
 
 def make_synthetic(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cmc_local.commands import loading, options
+from cmc_local.commands import choices, loading, options
 from cmc_local.commands.chat_session import ChatSession, Screen, read_question
 from cmc_local.commands.chat_terminal import (
     LineScreen,
@@ -35,9 +35,9 @@ from cmc_local.settings import Control, Limits, Sampling
 @loading.no_profile
 def command(
     gguf: Path,
-    adapters: tuple[options.AdapterChoice, ...],
-    proxies: tuple[options.ProxyChoice, ...],
-    loras: tuple[options.LoraChoice, ...],
+    adapters: tuple[choices.AdapterChoice, ...],
+    proxies: tuple[choices.ProxyChoice, ...],
+    loras: tuple[choices.LoraChoice, ...],
     system: str | None,
     base_prompt: BasePrompt | None,
     sampling: Sampling,
@@ -64,7 +64,9 @@ def command(
         loras=loras,
         profile=not no_profile,
     ) as model:
-        session = ChatSession(model, screen, sampling, system=system, base_prompt=base_prompt)
+        session = ChatSession(
+            model, screen, sampling, system=system, base_prompt=base_prompt, name=gguf.name
+        )
         if isinstance(screen, TerminalScreen):
             screen.note(f"{gguf.name}, {session.steering()}; /? for help, Ctrl-D leaves")
             talk(session, screen)
@@ -74,7 +76,7 @@ def command(
 
 def talk(session: ChatSession, screen: TerminalScreen) -> None:
     """Question and answer until Ctrl-D or /bye; an error ends one answer, not the chat."""
-    read_line = terminal_reader()
+    read_line = terminal_reader(session)
     while True:
         try:
             text = read_question(read_line)

@@ -2,6 +2,7 @@
 
     line --> ChatSession.take --> a question: SteeredModel.stream --> Screen
                               `-> a command:  settings, alphas    --> Screen.note
+                                              chat_file.py        --> a saved chat
 
 Knows no terminal; `Screen` is what it draws on. Nothing here ends the program: errors of one
 question are for the caller to show.
@@ -10,15 +11,16 @@ question are for the caller to show.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from typing import Any, Protocol, get_args
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, get_args
 
-from cmc_local.commands.options import parse_adapter
+from cmc_local.commands import chat_file
+from cmc_local.commands.chat_settings import SETTINGS, changed, number
+from cmc_local.commands.choices import parse_adapter
 from cmc_local.conversation import BasePrompt
 from cmc_local.engine import Timings
-from cmc_local.errors import UsageError
+from cmc_local.errors import CmcError, UsageError
 from cmc_local.prompts import Message
 from cmc_local.settings import Sampling
 from cmc_local.steered import SteeredModel
@@ -27,24 +29,34 @@ HELP = '''\
 /set NAME VALUE    system, temperature, seed, max_tokens, stop, ...; /set alone shows them all
 /alpha [NAME] X    strength of one adapter or of all; /alpha alone shows them
 /adapter           list; /adapter on|off NAME; /adapter add PATH[:ALPHA]
-/compare QUESTION  answer plain and steered; /compare alone does so for every question, or no more
+/compare QUESTION  answer plain and steered, side by side where 80 columns are; /compare alone
+                   does so for every question, or no more
 /regen             answer the last question again
+/save FILE         write the conversation, its settings and strengths as JSON
+/load FILE         go on with a saved conversation, in place of this one
 /clear             forget the conversation
 /bye               leave (or Ctrl-D)
 """                begins and ends a question of several lines; Ctrl-C stops a reply'''
 
 
-class Screen(Protocol):
-    """Where a chat is drawn."""
-
-    def label(self, text: str) -> None:
-        """Whose answer comes next, where two are compared."""
+class Pane(Protocol):
+    """Where an answer is drawn: the whole width, or a column."""
 
     def write(self, text: str) -> None:
         """A part of an answer."""
 
     def end(self, timings: Timings) -> None:
         """The answer is over."""
+
+
+class Screen(Pane, Protocol):
+    """Where a chat is drawn."""
+
+    def columns(self, labels: Sequence[str]) -> AbstractContextManager[Sequence[Pane] | None]:
+        """A column for each answer, under its label; None where they would be too narrow."""
+
+    def label(self, text: str) -> None:
+        """Whose answer comes next, where two are compared one after the other."""
 
     def note(self, text: str) -> None:
         """Anything that is no answer."""
@@ -64,8 +76,11 @@ class ChatSession:
         *,
         system: str | None = None,
         base_prompt: BasePrompt | None = None,
+        name: str = "",
     ) -> None:
+        """`name` is the GGUF's file name, for what is saved."""
         self.model = model
+        self.name = name
         self.screen = screen
         self.sampling = sampling
         self.system = system
@@ -99,7 +114,7 @@ class ChatSession:
             if self.comparing if compare is None else compare:
                 answer = self._compare()
             else:
-                answer = self._answer(None)
+                answer = self._answer(None, self.screen)
         except BaseException:
             self.history.pop()
             raise
@@ -109,13 +124,18 @@ class ChatSession:
             self.history.pop()
 
     def _compare(self) -> str:
-        self.screen.label("plain")
-        self._answer(0.0)
-        self.screen.label(self.steering())
-        return self._answer(None)
+        """Answer plain, then steered; the steered answer."""
+        sides = (("plain", 0.0), (self.steering(), None))
+        answer = ""
+        with self.screen.columns([label for label, _ in sides]) as columns:
+            for side, (label, alphas) in enumerate(sides):
+                if columns is None:
+                    self.screen.label(label)
+                answer = self._answer(alphas, self.screen if columns is None else columns[side])
+        return answer
 
-    def _answer(self, alphas: float | None) -> str:
-        """Stream one answer to the screen; its text."""
+    def _answer(self, alphas: float | None, pane: Pane) -> str:
+        """Stream one answer to a pane; its text."""
         parts = []
         stream = self.model.stream(
             self._messages(),
@@ -129,9 +149,9 @@ class ChatSession:
                 self._tell_once(piece.notice)
             if piece.text:
                 parts.append(piece.text)
-                self.screen.write(piece.text)
+                pane.write(piece.text)
             if piece.timings is not None:
-                self.screen.end(piece.timings)
+                pane.end(piece.timings)
         return "".join(parts)
 
     def _messages(self) -> list[Message]:
@@ -150,6 +170,19 @@ class ChatSession:
         acting = [f"{name} {alpha:g}" for name, alpha in self.model.alphas.items() if alpha]
         return " + ".join(acting) or "plain"
 
+    def completions(self, command: str) -> list[str]:
+        """What may follow a slash command; the commands themselves where it is empty."""
+        adapters = list(self.model.adapters)
+        follow = {
+            "": [*self._commands(), "/bye"],
+            "/set": ["system", "base_prompt", *SETTINGS],
+            "/alpha": adapters,
+            "/adapter": ["list", "on", "off", "add"],
+            "/adapter on": adapters,
+            "/adapter off": adapters,
+        }
+        return follow.get(command, [])
+
     # --- commands ----------------------------------------------------------------------------
 
     def _commands(self) -> dict[str, Callable[[str], None]]:
@@ -161,6 +194,8 @@ class ChatSession:
             "/adapter": self._adapter,
             "/compare": self._toggle_or_compare,
             "/regen": self._regenerate,
+            "/save": self._save,
+            "/load": self._load,
             "/clear": self._clear,
         }
 
@@ -184,15 +219,15 @@ class ChatSession:
     def _settings(self) -> Iterator[str]:
         yield f"system = {self.system or ''}"
         yield f"base_prompt = {self.model.asking(self.base_prompt).kind}"
-        for field in fields(self.sampling):
-            value = getattr(self.sampling, field.name)
-            yield f"{field.name} = {'' if value is None else value}"
+        for name in SETTINGS:
+            value = getattr(self.sampling, name)
+            yield f"{name} = {'' if value is None else value}"
 
     def _alpha(self, rest: str) -> None:
         words = rest.split()
         if words:
             name, value = (None, words[0]) if len(words) == 1 else (words[0], words[-1])
-            strength = _number(value, "alpha")
+            strength = number(value, "alpha")
             for one in self._named(name):
                 self.model.set_alpha(one, strength)
         self._show_adapters()
@@ -245,46 +280,52 @@ class ChatSession:
             self.history += before
             raise
 
+    def _save(self, rest: str) -> None:
+        path = chat_file.place(rest, "/save")
+        saved = chat_file.SavedChat(
+            model=self.name,
+            alphas=dict(self.model.alphas),
+            base_prompt=self.base_prompt,
+            system=self.system,
+            sampling=self.sampling,
+            messages=self.history,
+        )
+        chat_file.save(path, saved)
+        self.screen.note(f"saved {_counted(self.history)} in {path}")
+
+    def _load(self, rest: str) -> None:
+        path = chat_file.place(rest, "/load")
+        saved = chat_file.load(path)
+        self._clear("")
+        self.history = saved.messages
+        self.system, self.sampling = saved.system, saved.sampling
+        self.screen.note(f"loaded {_counted(self.history)} from {path}")
+        if saved.model != self.name:
+            self.screen.note(f"held with {saved.model}, and goes on with {self.name}")
+        try:
+            self.model.asking(saved.base_prompt)
+            self.base_prompt = saved.base_prompt
+        except CmcError as error:
+            self.screen.note(f"base_prompt stays as it is: {error}")
+        for name in self.model.alphas:
+            if name in saved.alphas:
+                self.model.set_alpha(name, saved.alphas[name])
+                self._switched_off.pop(name, None)
+        for names, told in (
+            (saved.alphas.keys() - self.model.alphas.keys(), "not loaded here: /adapter add PATH"),
+            (self.model.alphas.keys() - saved.alphas.keys(), "not in the file: stays as it is"),
+        ):
+            if names:
+                self.screen.note(f"{', '.join(sorted(names))}: {told}")
+
     def _clear(self, rest: str) -> None:
         self.history.clear()
         self._told.clear()
 
 
-def changed(sampling: Sampling, name: str, value: str) -> Sampling:
-    """`sampling` with one field set from text; an empty value is the field's default."""
-    known = {field.name: field.default for field in fields(Sampling)}
-    if name not in known:
-        raise UsageError(f"no setting {name!r}: system, base_prompt, {', '.join(known)}")
-    setting: Any
-    if not value:
-        setting = known[name]
-    elif name == "stop":
-        setting = (*sampling.stop, value)
-    elif name in ("grammar", "json_schema"):
-        setting = value
-    elif name == "seed" or isinstance(known[name], int):
-        setting = _whole_number(value, name)
-    else:
-        setting = _number(value, name)
-    changes: dict[str, Any] = {name: setting}
-    return replace(sampling, **changes)
-
-
-def _number(text: str, name: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise UsageError(f"{name} takes a number, not {text!r}")
-    return number
-
-
-def _whole_number(text: str, name: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{name} takes a whole number, not {text!r}") from None
+def _counted(messages: Sequence[Message]) -> str:
+    questions = len(messages) // 2
+    return f"{questions} answered question" + ("" if questions == 1 else "s")
 
 
 def read_question(read_line: Callable[[], str]) -> str:

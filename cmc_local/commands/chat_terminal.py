@@ -5,23 +5,32 @@ Answers go to stdout; everything else goes to stderr, dim where a terminal shows
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import click
 import platformdirs
 
-from cmc_local.commands.chat_session import figures
+from cmc_local.commands.chat_session import ChatSession, Pane, figures
 from cmc_local.engine import Timings
 
-_SAFE = dict.fromkeys(
+WIDE: Final = 80
+"""Columns of a terminal on which two answers stand side by side."""
+_UNSAFE: Final = dict.fromkeys(
     {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}"
 )
-"""A model's words must not move the cursor or change the terminal's state."""
+
+
+def safe(text: str) -> str:
+    """A text without what moves the cursor or changes the terminal's state."""
+    return text.translate(_UNSAFE)
 
 
 class TerminalScreen:
@@ -31,6 +40,8 @@ class TerminalScreen:
         self._begun = False
         self._interrupted = False
         self._before: Any = None
+        self._held: list[str] | None = None
+        """Notes that wait until two columns are drawn."""
 
     def __enter__(self) -> TerminalScreen:
         """While entered, Ctrl-C stops an answer instead of the program."""
@@ -53,13 +64,13 @@ class TerminalScreen:
         return self._interrupted
 
     def label(self, text: str) -> None:
-        click.secho(f"[{text}]", err=True, bold=True)
+        click.secho(safe(f"[{text}]"), err=True, bold=True)
 
     def write(self, text: str) -> None:
         if not self._begun:
             text = text.lstrip(" ")
         self._begun = self._begun or bool(text)
-        click.echo(text.translate(_SAFE), nl=False)
+        click.echo(safe(text), nl=False)
 
     def end(self, timings: Timings) -> None:
         click.echo()
@@ -67,7 +78,26 @@ class TerminalScreen:
         click.secho(figures(timings), err=True, dim=True)
 
     def note(self, text: str) -> None:
-        click.secho(text, err=True, dim=True)
+        if self._held is not None:
+            self._held.append(text)
+        else:
+            click.secho(safe(text), err=True, dim=True)
+
+    @contextlib.contextmanager
+    def columns(self, labels: Sequence[str]) -> Iterator[Sequence[Pane] | None]:
+        if not sys.stdout.isatty() or shutil.get_terminal_size().columns < WIDE:
+            yield None
+            return
+        from cmc_local.commands.chat_columns import Columns
+
+        self._held = []
+        try:
+            with Columns(labels) as columns:
+                yield columns
+        finally:
+            held, self._held = self._held, None
+            for text in held:
+                self.note(text)
 
 
 class LineScreen:
@@ -79,6 +109,9 @@ class LineScreen:
 
     def cancelled(self) -> bool:
         return False
+
+    def columns(self, labels: Sequence[str]) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def label(self, text: str) -> None:
         self._label = f"[{text}] "
@@ -95,11 +128,14 @@ class LineScreen:
         click.echo(text, err=True)
 
 
-def terminal_reader() -> Callable[[], str]:
-    """Reads lines with editing and a history that the next chat remembers."""
+def terminal_reader(session: ChatSession) -> Callable[[], str]:
+    """Reads lines with editing, slash commands on Tab, and a history that stays."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     from prompt_toolkit.output import create_output
+    from prompt_toolkit.shortcuts import CompleteStyle
+
+    from cmc_local.commands.chat_completing import SlashCompleter
 
     place = Path(platformdirs.user_state_dir("cmc-local")) / "chat-history"
     history: History
@@ -109,10 +145,15 @@ def terminal_reader() -> Callable[[], str]:
         history = FileHistory(str(place))
     except OSError:
         history = InMemoryHistory()
-    session: PromptSession[str] = PromptSession(
-        history=history, output=create_output(always_prefer_tty=True), enable_suspend=True
+    prompt: PromptSession[str] = PromptSession(
+        history=history,
+        output=create_output(always_prefer_tty=True),
+        enable_suspend=True,
+        completer=SlashCompleter(session.completions),
+        complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
     )
-    return lambda: session.prompt("> ")
+    return lambda: prompt.prompt("> ")
 
 
 def line_reader() -> Callable[[], str]:

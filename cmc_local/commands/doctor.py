@@ -15,7 +15,7 @@ from typing import Literal
 import click
 
 from cmc_local import __version__, bundled
-from cmc_local.commands import options
+from cmc_local.commands import choices, options
 from cmc_local.errors import CmcError
 
 _SIGNS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
@@ -111,7 +111,7 @@ def _decode(gguf: str | None) -> Finding:
     """A real decode: a prompt and eight tokens, greedily."""
     from cmc_local.base_model import BaseModel
 
-    path = bundled.base() if gguf is None else options.gguf_path(gguf)
+    path = bundled.base() if gguf is None else choices.gguf_path(gguf)
     with BaseModel(path, context=128) as base:
         tokens = base.tokenize(_PROBE)
         begun = perf_counter()
@@ -147,7 +147,7 @@ def _adapter(adapter: str | None) -> Finding:
 
 
 def _adapter_place(text: str) -> Path:
-    return options.parse_adapter(text).path
+    return choices.parse_adapter(text).path
 
 
 def _training() -> Finding:

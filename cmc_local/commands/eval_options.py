@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import click
 
-from cmc_local.commands import options
+from cmc_local.commands import choices, options
 from cmc_local.conversation import BasePrompt
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.extra import import_extra
@@ -37,9 +37,9 @@ class Setup:
     """What is measured, and where the results go."""
 
     gguf: Path
-    adapters: tuple[options.AdapterChoice, ...]
-    proxies: tuple[options.ProxyChoice, ...]
-    loras: tuple[options.LoraChoice, ...]
+    adapters: tuple[choices.AdapterChoice, ...]
+    proxies: tuple[choices.ProxyChoice, ...]
+    loras: tuple[choices.LoraChoice, ...]
     alphas: tuple[float, ...] | None
     base_prompt: BasePrompt | None
     control: Control

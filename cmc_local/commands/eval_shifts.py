@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cmc_local.commands import eval_options, loading, options
+from cmc_local.commands import choices, eval_options, loading, options
 from cmc_local.conversation import BasePrompt
 from cmc_local.conversations import Conversation, read_conversations
 from cmc_local.errors import UsageError
@@ -41,13 +41,13 @@ def _pairs(
                 f"--pair {text}: give two GGUF files with a comma between them, the plain model "
                 "and the same model fine-tuned, as in --pair plain.gguf,finetuned.gguf"
             )
-        found.append(Column(options.gguf_path(plain), options.gguf_path(finetuned)))
+        found.append(Column(choices.gguf_path(plain), choices.gguf_path(finetuned)))
     return tuple(found)
 
 
 @click.command("shifts")
 @click.option("--gguf", "-m", "ggufs", metavar="FILE", multiple=True,
-              callback=lambda _ctx, _option, texts: tuple(map(options.gguf_path, texts)),
+              callback=lambda _ctx, _option, texts: tuple(map(choices.gguf_path, texts)),
               help="A base model that the adapters shift; repeatable.")  # fmt: skip
 @click.option("--pair", "pairs", metavar="PLAIN,FINETUNED", multiple=True, callback=_pairs,
               help="What fine-tuning shifts: two GGUF files of one model; repeatable.",
@@ -66,7 +66,7 @@ def _pairs(
 def shifts(
     ggufs: tuple[Path, ...],
     pairs: tuple[Column, ...],
-    adapters: tuple[options.AdapterChoice, ...],
+    adapters: tuple[choices.AdapterChoice, ...],
     data: Path,
     limit: int,
     base_prompt: BasePrompt | None,
@@ -142,7 +142,7 @@ def _measure(
 def _columns(
     ggufs: tuple[Path, ...],
     pairs: tuple[Column, ...],
-    adapters: tuple[options.AdapterChoice, ...],
+    adapters: tuple[choices.AdapterChoice, ...],
 ) -> dict[str, Column]:
     """What is compared, by name; an adapter is tried on the first pair's plain model by default."""
     if not (ggufs or pairs):

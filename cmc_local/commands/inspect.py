@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cmc_local import bundled
-from cmc_local.commands import options
+from cmc_local.commands import choices, options
 from cmc_local.errors import UsageError
 
 
@@ -25,9 +25,9 @@ def command(path: str, as_json: bool) -> None:
     place = Path(path)
     is_adapter = place.is_dir() or (path in bundled.ADAPTERS and not place.exists())
     found = (
-        describe_adapter(options.adapter_path(path))
+        describe_adapter(choices.adapter_path(path))
         if is_adapter
-        else describe_gguf(options.gguf_path(path))
+        else describe_gguf(choices.gguf_path(path))
     )
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))

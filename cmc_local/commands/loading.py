@@ -8,15 +8,10 @@ from pathlib import Path
 
 import click
 
-from cmc_local import bundled, profiles, proxy
-from cmc_local.commands.options import (
-    AdapterChoice,
-    Devices,
-    Function,
-    LoraChoice,
-    ProxyChoice,
-)
-from cmc_local.errors import InputError
+from cmc_local import bundled, offline, profiles, proxy
+from cmc_local.commands.choices import AdapterChoice, LoraChoice, ProxyChoice
+from cmc_local.commands.options import Devices, Function
+from cmc_local.errors import InputError, UsageError
 from cmc_local.loaded_adapter import LoadedAdapter
 from cmc_local.prompts import named_form
 from cmc_local.settings import Control, Limits, Sampling
@@ -41,6 +36,8 @@ def steered(
     `tune-alpha` found for this file, which stderr is told; with `profile` off, or LoRA files, which
     make another model of it, its own.
     """
+    if devices.rpc and offline.wanted():
+        raise UsageError("--rpc uses the network, which --offline forbids: give one of them")
     chosen = acting_adapters(gguf, adapters, proxies, loras)
     model = SteeredModel.load(
         gguf,

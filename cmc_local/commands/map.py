@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmc_local.commands import options
+from cmc_local.commands import choices, options
 from cmc_local.errors import DataError, TokenizerError, UsageError
 from cmc_local.settings import Fallback
 
@@ -112,7 +112,7 @@ def read_base(text: str) -> Base:
         return Base(Side(text, from_tokenizer_json(path)), lambda words: _json_ids(path, words))
     from cmc_local import base_tokenizer, base_vocabulary
 
-    gguf = options.gguf_path(text)
+    gguf = choices.gguf_path(text)
     vocabulary = base_vocabulary.read_vocabulary(gguf)
     return Base(Side(text, vocabulary), lambda words: base_tokenizer.encode(gguf, words))
 
@@ -135,7 +135,7 @@ def read_delta(text: str) -> DeltaTokenizer:
     if path.suffix == ".json":
         data = _bytes(path)
     else:
-        folder = options.adapter_path(text)
+        folder = choices.adapter_path(text)
         packed = (folder / adapter.SETTINGS_FILE).is_file()
         path = folder / adapter.TOKENIZER_FILE
         bare = path.is_file() and not packed

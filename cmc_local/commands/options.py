@@ -11,7 +11,7 @@
 
 | decorator | parameter | type |
 |---|---|---|
-| `gguf` | `gguf` | `Path`; a file, or the name of a bundled base model |
+| `gguf` | `gguf` | `Path`; a file, a bundled base model by name, or one fetched from a hub |
 | `adapters` | `adapters` | `tuple[AdapterChoice, ...]` |
 | `proxies` | `proxies` | `tuple[ProxyChoice, ...]` |
 | `loras` | `loras` | `tuple[LoraChoice, ...]` |
@@ -26,7 +26,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -35,38 +34,20 @@ from typing import Any, TypeVar
 
 import click
 
-from cmc_local import bundled
+from cmc_local import bundled, hub_gguf
+from cmc_local.commands import completing
+from cmc_local.commands.choices import (
+    AdapterChoice,
+    gguf_path,
+    parse_adapter,
+    parse_lora,
+    parse_proxy,
+)
 from cmc_local.errors import InputError, UsageError
 from cmc_local.prompts import named_form
 from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterChoice:
-    """`--adapter PATH[:ALPHA]`; alpha None is the adapter's own."""
-
-    path: Path
-    alpha: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyChoice:
-    """`--proxy EXPERT,ANTI[:ALPHA]` and `--proxy-prompt`; `prompt` None leaves the form open."""
-
-    expert: Path
-    antiexpert: Path
-    alpha: float = 1.0
-    prompt: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoraChoice:
-    """`--lora FILE[:SCALE]`."""
-
-    path: Path
-    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,113 +60,56 @@ class Devices:
     delta_threads: int | None = None
     overlap: Overlap = "auto"
     speculate: Speculate = "auto"
-
-
-def parse_adapter(text: str) -> AdapterChoice:
-    """A folder or the name of a bundled adapter, and a final `:number` as the alpha.
-
-    >>> parse_adapter("my-adapter:0.5")
-    AdapterChoice(path=PosixPath('my-adapter'), alpha=0.5)
-    """
-    place, alpha = _with_number(
-        text, "--adapter", lambda place: Path(place).exists() or place in bundled.ADAPTERS
-    )
-    return AdapterChoice(adapter_path(place), alpha)
-
-
-def parse_proxy(text: str, prompt: str | None = None) -> ProxyChoice:
-    """Two GGUF files, the tuned one first, with a comma between them, and a final `:number`."""
-    expert, comma, rest = text.partition(",")
-    antiexpert, alpha = _with_number(
-        rest, "--proxy", lambda place: Path(place).is_file() or place in bundled.BASES
-    )
-    if not (comma and expert.strip() and antiexpert.strip()):
-        raise UsageError(
-            f"--proxy {text}: give two GGUF files with a comma between them, the tuned model and "
-            "the same model untuned, as in --proxy chat.gguf,plain.gguf"
-        )
-    strength = 1.0 if alpha is None else alpha
-    return ProxyChoice(gguf_path(expert), gguf_path(antiexpert), strength, prompt)
-
-
-def parse_lora(text: str) -> LoraChoice:
-    """A LoRA file (GGUF) and a final `:number` as the scale."""
-    place, scale = _with_number(text, "--lora", lambda place: Path(place).is_file())
-    if not Path(place).is_file():
-        raise InputError(f"no LoRA file at {place or 'an empty path'}: give the path of a GGUF")
-    return LoraChoice(Path(place), 1.0 if scale is None else scale)
-
-
-def _with_number(text: str, option: str, exists: Callable[[str], bool]) -> tuple[str, float | None]:
-    """What `PLACE[:NUMBER]` means; a colon may belong to the place itself."""
-    place, colon, tail = text.rpartition(":")
-    if not colon or not place:
-        return text, None
-    try:
-        number = float(tail)
-    except ValueError:
-        if Path(text).exists() or not exists(place):
-            return text, None  # a colon of the path itself
-        number = math.nan
-    if not math.isfinite(number):
-        raise UsageError(
-            f"{option} {text}: {tail!r} is no strength; write a number after the colon, "
-            f"as in {option} {place}:0.8"
-        )
-    return place, number
-
-
-def adapter_path(text: str) -> Path:
-    """An existing folder, or the bundled adapter of that name."""
-    if not text.strip():
-        raise UsageError("--adapter is empty: give the folder of an adapter")
-    if Path(text).exists():
-        return Path(text)
-    if text in bundled.ADAPTERS:
-        return bundled.adapter(text)
-    raise InputError(
-        f"no adapter at {text}: give its folder, or a bundled one: {', '.join(bundled.ADAPTERS)}"
-    )
-
-
-def gguf_path(text: str) -> Path:
-    """An existing file, or the bundled base model of that name."""
-    if not text.strip():
-        raise UsageError("--gguf is empty: give the path of a GGUF file")
-    if Path(text).is_file():
-        return Path(text)
-    if text in bundled.BASES:
-        return bundled.base(text)
-    if Path(text).is_dir():
-        raise InputError(f"{text} is a folder: give the .gguf file in it")
-    raise InputError(
-        f"no GGUF file at {text}: give its path, or a bundled one: {', '.join(bundled.BASES)}"
-    )
+    rpc: tuple[str, ...] = ()
 
 
 def gguf(function: Function) -> Function:
-    """`--gguf`; the bundled default where it is left out."""
-    return click.option(
-        "--gguf",
-        "-m",
-        metavar="FILE",
-        default=None,
-        callback=lambda _ctx, _option, text: bundled.base() if text is None else gguf_path(text),
-        help="Base model: a GGUF file, or a bundled one (template, larger, other).",
-    )(function)
+    """`--gguf` or `-hf`; the bundled default where both are left out."""
+
+    def make(gguf: str | None = None, hf_repo: str | None = None) -> Path:
+        if gguf is not None and hf_repo is not None:
+            raise UsageError("--gguf and -hf both name a base model: give one of them")
+        if hf_repo is not None:
+            return hub_gguf.fetch(hf_repo)
+        return bundled.base() if gguf is None else gguf_path(gguf)
+
+    kinds = (
+        click.option(
+            "--gguf",
+            "-m",
+            metavar="FILE",
+            shell_complete=completing.gguf,
+            help="Base model: a GGUF file, or a bundled one (template, larger, other).",
+        ),
+        click.option(
+            "-hf",
+            "--hf-repo",
+            metavar="USER/REPO[:QUANT]",
+            help="Base model from a Hugging Face hub, kept in its cache; Q4_K_M by default.",
+        ),
+    )
+    return _collected(function, "gguf", kinds, make, ("gguf", "hf_repo"))
 
 
 def adapters(function: Function) -> Function:
     """`--adapter`, repeatable; empty where none is given."""
-    return click.option(
-        "--adapter",
-        "-a",
-        "adapters",
-        metavar="PATH[:ALPHA]",
-        multiple=True,
-        callback=lambda _ctx, _option, texts: tuple(parse_adapter(text) for text in texts),
-        help="Adapter and its strength; repeatable. A bundled one (instruct, forget) by name.",
-    )(function)
+
+    def make(adapters: tuple[str, ...] = ()) -> tuple[AdapterChoice, ...]:
+        return tuple(parse_adapter(text) for text in adapters)
+
+    kinds = (
+        click.option(
+            "--adapter",
+            "-a",
+            "adapters",
+            metavar="PLACE[:ALPHA]",
+            multiple=True,
+            shell_complete=completing.adapter,
+            help="Adapter and its strength; repeatable. A folder, a bundled one (instruct, forget) "
+            "by name, or hf:USER/REPO from a hub.",
+        ),
+    )
+    return _collected(function, "adapters", kinds, make, ("adapters",))
 
 
 def proxies(function: Function) -> Function:
@@ -240,6 +164,9 @@ SAMPLING_OPTIONS = (
     click.option("--max-tokens", "-n", type=int, help="At most so many tokens of answer."),
     click.option("--grammar", metavar="GBNF", help="A grammar; @FILE reads it from a file."),
     click.option("--json-schema", metavar="JSON", help="A JSON schema; @FILE reads a file."),
+    click.option(
+        "--logit-bias", metavar="ID:BIAS", multiple=True, help="Add to a token's logit; repeatable."
+    ),
 )
 
 
@@ -284,6 +211,12 @@ def devices(function: Function) -> Function:
         ),
         click.option(
             "--speculate", type=_SWITCH, help="Check guessed tokens together; auto if it is faster."
+        ),
+        click.option(
+            "--rpc",
+            metavar="HOST:PORT[,...]",
+            multiple=True,
+            help="RPC servers for the base. No encryption, no authentication: trusted nets only.",
         ),
     )
     return _collected(function, "devices", kinds, Devices, _names(Devices))
@@ -335,7 +268,17 @@ def _sampling(**values: Any) -> Sampling:
         text = values.get(name)
         if text is not None and text.startswith("@"):
             values[name] = _read(Path(text[1:]))
+    if "logit_bias" in values:
+        values["logit_bias"] = tuple(_bias(text) for text in values["logit_bias"])
     return Sampling(**values)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition(":")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise UsageError(f"--logit-bias {text}: give ID:BIAS, as in 15:-2.5 or 15:-inf") from None
 
 
 def _read(path: Path) -> str:

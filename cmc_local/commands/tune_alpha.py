@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from cmc_local import profiles
-from cmc_local.commands import eval_options, loading, options
+from cmc_local.commands import choices, eval_options, loading, options
 from cmc_local.commands.progress import progress
 from cmc_local.conversation import BasePrompt
 from cmc_local.conversations import Conversation, read_conversations
@@ -38,7 +38,7 @@ from cmc_local.steered import SteeredModel
 @options.json_output
 def command(
     gguf: Path,
-    adapters: tuple[options.AdapterChoice, ...],
+    adapters: tuple[choices.AdapterChoice, ...],
     data: Path,
     alphas: tuple[float, ...] | None,
     limit: int | None,

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from cmc_local import adapter, bundled
 from cmc_local.commands import loading
+from cmc_local.commands.choices import AdapterChoice
 from cmc_local.commands.eval_rows import Findings, Values, kept_values, writing
-from cmc_local.commands.options import AdapterChoice, Devices
+from cmc_local.commands.options import Devices
 from cmc_local.commands.progress import progress
 from cmc_local.conversation import BasePrompt
 from cmc_local.evaluate import delta_alone

@@ -24,7 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from cmc_local.alignment import DeltaPrompt
 from cmc_local.batching import Acting
-from cmc_local.commands.options import parse_adapter
+from cmc_local.commands.choices import parse_adapter
 from cmc_local.conversation import BasePrompt
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.loaded_adapter import LoadedAdapter

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from cmc_local import hub_adapter, hub_gguf, offline
 from cmc_local.adapter import Adapter
-from cmc_local.commands import main, options
+from cmc_local.commands import choices, main, options
 from cmc_local.errors import InputError, UsageError
 
 
@@ -116,14 +116,14 @@ def test_minus_h_is_still_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_adapter_may_come_from_a_hub(
     asked: list[tuple[Any, ...]], text: str, repo: str, alpha: float | None
 ) -> None:
-    choice = options.AdapterChoice(Path("/cache/there"), alpha)
+    choice = choices.AdapterChoice(Path("/cache/there"), alpha)
     assert made(options.adapters, "--adapter", text) == (choice,)
     assert asked == [("pull", repo, None, False)]
 
 
 def test_a_strength_that_is_no_number_is_told_of_a_hubs_adapter_too() -> None:
     with pytest.raises(UsageError, match=r"'strong' is no strength; .* as in --adapter hf:u/r:0"):
-        options.parse_adapter("hf:u/r:strong")
+        choices.parse_adapter("hf:u/r:strong")
 
 
 @pytest.mark.parametrize("words", [["--offline", "show"], ["show", "--offline"]])

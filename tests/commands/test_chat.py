@@ -5,17 +5,17 @@ The base model says "a" until it has said two of them, then ends; the adapter tu
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
 import pytest
 
-from cmc_local.commands.chat_session import (
-    HELP,
-    ChatSession,
-    changed,
-    figures,
-    read_question,
-)
+from cmc_local.commands.chat_session import HELP, ChatSession, Pane, figures, read_question
+from cmc_local.commands.chat_settings import changed
 from cmc_local.engine import Timings
-from cmc_local.errors import UsageError
+from cmc_local.errors import InputError, UsageError
 from cmc_local.settings import Sampling
 from cmc_local.steered import SteeredModel
 from fakes import NEWLINE, FakeBase, FakeShift, adapter, always
@@ -27,12 +27,29 @@ def two_letters(seen: tuple[int, ...]) -> tuple[float, ...]:
     return (5, 0, 0, 0, 0) if said >= 2 else (0, 1, 0.5, 0, -9)
 
 
+class Beside:
+    """A column: what is drawn in it begins with its label."""
+
+    def __init__(self, label: str, paper: Paper) -> None:
+        self.label, self.paper = label, paper
+
+    def write(self, text: str) -> None:
+        self.paper.drawn.append(f"{self.label}:{text} ")
+
+    def end(self, timings: Timings) -> None:
+        self.paper.drawn.append(f"{self.label}| ")
+
+
 class Paper:
     """A screen that remembers."""
 
     def __init__(self) -> None:
         self.drawn: list[str] = []
         self.stop_after: int | None = None
+        self.beside = False
+
+    def columns(self, labels: Sequence[str]) -> AbstractContextManager[Sequence[Pane] | None]:
+        return nullcontext([Beside(label, self) for label in labels] if self.beside else None)
 
     def label(self, text: str) -> None:
         self.drawn.append(f"[{text}]")
@@ -61,7 +78,7 @@ def session() -> ChatSession:
     base = FakeBase(two_letters)
     model = SteeredModel(base, base.sampler)
     model.attach(adapter(FakeShift(always(0, 0, 1, 0, 0)), name="bee"), 1.0)
-    return ChatSession(model, Paper(), Sampling(temperature=0))
+    return ChatSession(model, Paper(), Sampling(temperature=0), name="fake.gguf")
 
 
 def drawn(session: ChatSession, *lines: str) -> str:
@@ -95,6 +112,14 @@ def test_an_adapter_goes_off_and_on_with_its_strength(session: ChatSession) -> N
 def test_compare_shows_plain_above_steered_and_keeps_the_steered(session: ChatSession) -> None:
     assert drawn(session, "/compare a") == "[plain]aa|[bee 1]bb|"
     assert session.history[-1]["content"] == "bb"
+
+
+def test_compare_draws_each_answer_in_its_column(session: ChatSession) -> None:
+    screen = session.screen
+    assert isinstance(screen, Paper)
+    screen.beside = True
+    assert drawn(session, "/compare a") == ("plain:a plain:a plain| bee 1:b bee 1:b bee 1| ")
+    assert [message["content"] for message in session.history] == ["a", "bb"]
 
 
 def test_compare_alone_is_a_switch(session: ChatSession) -> None:
@@ -147,6 +172,70 @@ def test_a_question_that_fails_is_forgotten(session: ChatSession) -> None:
 def test_bye_leaves_and_help_helps(session: ChatSession) -> None:
     assert drawn(session, "/?") == f"({HELP})"
     assert not session.take("/bye")
+
+
+def test_the_help_names_every_command(session: ChatSession) -> None:
+    named = {word for word in HELP.replace(";", " ").split() if word.startswith("/")}
+    assert named | {"/?", "/help"} == {*session.completions("")}
+
+
+def test_what_may_follow_a_command(session: ChatSession) -> None:
+    assert session.completions("/alpha") == ["bee"]
+    assert "max_tokens" in session.completions("/set")
+    assert session.completions("/adapter off") == ["bee"]
+    assert session.completions("a question") == []
+
+
+def test_a_saved_chat_goes_on_where_it_was(session: ChatSession, tmp_path: Path) -> None:
+    file = tmp_path / "talk one.json"
+    drawn(session, "/set system ab", "/set base_prompt raw", "/set max_tokens 1", "/alpha 0.5", "a")
+    history = list(session.history)
+    assert drawn(session, f"/save {file}") == f"(saved 1 answered question in {file})"
+    drawn(session, "/clear", "/set system", "/set base_prompt adapter", "/set max_tokens 9")
+    drawn(session, "/adapter off", "a")
+    assert drawn(session, f"/load {file}") == f"(loaded 1 answered question from {file})"
+    assert session.history == history
+    assert (session.system, session.base_prompt) == ("ab", "raw")
+    assert session.sampling == Sampling(temperature=0, max_tokens=1)
+    assert session.model.alphas == {"bee": 0.5}
+    drawn(session, "/adapter on")
+    assert session.model.alphas == {"bee": 0.5}
+
+
+def test_a_chat_of_another_model_says_what_differs(session: ChatSession, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    drawn(session, "a", f"/save {file}")
+    saved = json.loads(file.read_text())
+    saved |= {"model": "else.gguf", "alphas": {"cee": 0.5}, "base_prompt": "gguf"}
+    file.write_text(json.dumps(saved))
+    assert drawn(session, f"/load {file}") == (
+        f"(loaded 1 answered question from {file})"
+        "(held with else.gguf, and goes on with fake.gguf)"
+        "(base_prompt stays as it is: this GGUF carries no chat template: ask it with "
+        "--base-prompt adapter or raw)"
+        "(cee: not loaded here: /adapter add PATH)(bee: not in the file: stays as it is)"
+    )
+    assert drawn(session, "/regen") == "bb|"
+
+
+def test_a_bad_file_loses_nothing(session: ChatSession, tmp_path: Path) -> None:
+    drawn(session, "a", "/alpha 0.7")
+    history, file = list(session.history), tmp_path / "talk.json"
+    drawn(session, f"/save {file}")
+    broken = json.loads(file.read_text())
+    broken["alphas"]["bee"] = "much"  # read after the messages, and before anything is taken
+    broken["messages"] = []
+    file.write_text(json.dumps(broken))
+    with pytest.raises(InputError, match=r"talk\.json is no saved chat: the alpha of 'bee'"):
+        session.take(f"/load {file}")
+    assert session.history == history
+    assert session.model.alphas == {"bee": 0.7}
+
+
+@pytest.mark.parametrize("line", ["/save", "/load", "/load a\0b", "/save  "])
+def test_a_file_must_be_named(session: ChatSession, line: str) -> None:
+    with pytest.raises(UsageError, match="takes a file"):
+        session.take(line)
 
 
 def test_an_unknown_command_names_the_help(session: ChatSession) -> None:

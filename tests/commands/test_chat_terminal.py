@@ -1,4 +1,4 @@
-"""The chat on a real (pseudo) terminal: streaming, Ctrl-C, history, Ctrl-D."""
+"""The chat on a real (pseudo) terminal: streaming, Ctrl-C, history, columns, Tab, Ctrl-D."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Slow(FakeBase):
 
 base = Slow(always(0, 1, 0, 0, 0), n_ctx=100_000)
 model = SteeredModel(base, base.sampler)
-talk(ChatSession(model, screen := TerminalScreen(), Sampling(max_tokens=90_000)), screen)
+sampling = Sampling(max_tokens=90_000)
+talk(ChatSession(model, screen := TerminalScreen(), sampling, name="fake.gguf"), screen)
 print("left", flush=True)
 """
 
@@ -75,3 +76,42 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_leaves(chat, tmp_path: Path) -> None:  
     chat.close()
     assert chat.exitstatus == 0
     assert "+b" in (tmp_path / "cmc-local" / "chat-history").read_text().splitlines()
+
+
+def answers(chat) -> None:  # type: ignore[no-untyped-def]
+    """Three tokens at most to each answer from here on."""
+    expect_prompt(chat)
+    chat.send("/set max_tokens 3\r")
+    expect_prompt(chat)
+
+
+def test_two_answers_stand_side_by_side_where_there_is_room(chat) -> None:  # type: ignore[no-untyped-def]
+    chat.setwinsize(24, 80)  # columns of (80 - 3) // 2 = 38
+    answers(chat)
+    chat.send("/compare b\r")
+    row = "{:<38} │ {}\r\n".format
+    chat.expect_exact("\x1b[?25l")  # the cursor is hidden while the page is redrawn
+    chat.expect_exact(row("plain", "plain"))  # no adapter is loaded: the second is plain, too
+    chat.expect_exact("\x1b[?25h")
+    chat.expect_exact(row("plain", "plain") + row("aaa", "aaa"))
+    chat.expect("3 tokens, .* │ 3 tokens")
+
+
+def test_a_narrow_terminal_shows_them_one_after_the_other(chat) -> None:  # type: ignore[no-untyped-def]
+    chat.setwinsize(24, 79)
+    answers(chat)
+    chat.send("/compare b\r")
+    for _ in range(2):
+        chat.expect(r"\[plain\]\S*\r\n\S*aaa\r\n\S*3 tokens")
+
+
+def test_tab_completes_commands_and_files(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    answers(chat)
+    chat.send("b\r")
+    chat.expect("3 tokens")
+    expect_prompt(chat)
+    chat.send("/sa\t" + f"{tmp_path}/talk.json\r")
+    chat.expect(r"saved 1 answered question in \S+talk.json")
+    expect_prompt(chat)
+    chat.send(f"/load {tmp_path}/ta\t\r")
+    chat.expect(r"loaded 1 answered question from \S+talk.json")

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 import tiny_models
 from cmc_local import bundled
-from cmc_local.commands import loading, main, options
-from cmc_local.commands.options import Devices, LoraChoice, ProxyChoice
+from cmc_local.commands import choices, loading, main, options
+from cmc_local.commands.choices import LoraChoice, ProxyChoice
+from cmc_local.commands.options import Devices
 from cmc_local.errors import GGUFError, InputError, UsageError
 from cmc_local.prompts import named_form
 from cmc_local.settings import Control, Limits
@@ -66,22 +67,22 @@ def test_a_pair_of_files_and_a_strength(tmp_path: Path) -> None:
 def test_less_than_two_files_is_refused(tmp_path: Path, words: str) -> None:
     (tmp_path / "a.gguf").touch()
     with pytest.raises(UsageError, match="give two GGUF files with a comma between them"):
-        options.parse_proxy(words.format(tmp_path / "a.gguf"))
+        choices.parse_proxy(words.format(tmp_path / "a.gguf"))
 
 
 def test_what_is_not_there_or_no_strength_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.touch()
     with pytest.raises(InputError, match=r"no GGUF file at .*none\.gguf"):
-        options.parse_proxy(f"{path},{tmp_path}/none.gguf:0.5")
+        choices.parse_proxy(f"{path},{tmp_path}/none.gguf:0.5")
     for parse, option, text in (
-        (options.parse_proxy, "--proxy", f"{path},{path}:high"),
-        (options.parse_lora, "--lora", f"{path}:nan"),
+        (choices.parse_proxy, "--proxy", f"{path},{path}:high"),
+        (choices.parse_lora, "--lora", f"{path}:nan"),
     ):
         with pytest.raises(UsageError, match=f"{option} .* is no strength"):
             parse(text)
     with pytest.raises(InputError, match=r"no LoRA file at .*none\.gguf: give the path"):
-        options.parse_lora(f"{tmp_path}/none.gguf:0.5")
+        choices.parse_lora(f"{tmp_path}/none.gguf:0.5")
     with pytest.raises(UsageError, match="no prompt form 'chat'"):
         made(options.proxies, "proxies", "--proxy", f"{path},{path}", "--proxy-prompt", "chat")
 
@@ -164,3 +165,15 @@ def test_the_chat_takes_both(tiny_gguf: Path, expert_gguf: Path, lora: Path) -> 
     done = CliRunner().invoke(main, ["chat", "--gguf", str(tiny_gguf), "--lora", str(tiny_gguf)])
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
     assert "is no LoRA" in done.stderr
+
+
+def test_rpc_is_network(bundled_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UsageError, match="--rpc uses the network, which --offline forbids"):
+        loading.steered(
+            bundled_models / "larger.gguf",
+            (),
+            control=Control(),
+            limits=Limits(),
+            devices=Devices(rpc=("there:1",)),
+        )
