@@ -202,21 +202,26 @@ class Batch:
         return Reply(run, self._engine.base.vocabulary, request.sampling, watch)
 
     def _read(self) -> list[Outcome]:
-        """Read on in the prompts that are to be given back; those that have been read whole."""
-        pieces: list[Outcome] = []
-        for flight in list(self._flights):
-            reading, request = flight.reading, flight.request
-            if reading is None or reading.step():
-                continue
-            flight.reading = None
-            assert request.echo is not None
-            details = () if request.top_logprobs is None else tuple(reading.details)
-            echoed = Piece(request.echo.text, tuple(request.tokens), details=details, echo=True)
-            pieces.append((flight.number, echoed))
-            flight.reply = self._begin(flight)
-            if not request.sampling.max_tokens:
-                pieces.append(self._land(flight, "length"))
-        return pieces
+        """Read on in one of the prompts that are to be given back; it, if it was read whole.
+
+        One a step and by turns, so that neither replies nor cancellations wait for many.
+        """
+        flight = next((one for one in self._flights if one.reading is not None), None)
+        if flight is None or flight.reading is None:
+            return []
+        self._flights.remove(flight)
+        self._flights.append(flight)
+        reading, request = flight.reading, flight.request
+        if reading.step():
+            return []
+        flight.reading = None
+        assert request.echo is not None
+        details = () if request.top_logprobs is None else tuple(reading.details)
+        echoed = Piece(request.echo.text, tuple(request.tokens), details=details, echo=True)
+        flight.reply = self._begin(flight)
+        if request.sampling.max_tokens:
+            return [(flight.number, echoed)]
+        return [(flight.number, echoed), self._land(flight, "length")]
 
     def _reply(self) -> list[Outcome]:
         """One step of all replies."""

@@ -203,7 +203,7 @@ class Engine:
             for run in runs:
                 share_prompt(self.base, run, self._slots)
         return lay_out(
-            self.base, runs, batch=self._most_rows(), costs=self.costs, guessing=self._rolls_back
+            self.base, runs, batch=self.most_rows(), costs=self.costs, guessing=self._rolls_back
         )
 
     def _submit(self, parts: Sequence[Part], overlap: bool) -> None:
@@ -255,8 +255,8 @@ class Engine:
         for run in runs:
             run.job = self._last_job
 
-    def _most_rows(self) -> int:
-        """Rows of one step: as many as `step_seconds` allow at the pace of the last prompts."""
+    def most_rows(self) -> int:
+        """Rows of a prompt in one step: as many as `step_seconds` allow at the pace of the last prompts."""
         if self.step_seconds is None:
             return self._batch
         rows = FIRST_ROWS if self._row_seconds is None else self.step_seconds / self._row_seconds

@@ -20,7 +20,7 @@ from cmc_local.scoring import Passage
 from cmc_local.steering import ActiveSteering
 
 CHUNK = 128
-"""Tokens read in one step."""
+"""Tokens read in one step, at most."""
 
 
 class Reading:
@@ -45,8 +45,9 @@ class Reading:
         parts = []
         for start, end, acting in ((1, answer, {}), (answer, len(tokens), named)):
             if start < end:
+                chunk = min(CHUNK, engine.most_rows())
                 parts.append(
-                    Passage(engine, slot, tokens[:start], tokens[start:end], acting, CHUNK)
+                    Passage(engine, slot, tokens[:start], tokens[start:end], acting, chunk)
                 )
         self._strides = (stride for passage in parts for stride in passage.strides())
         self._left: Iterator[int] = iter(tokens[1:])
