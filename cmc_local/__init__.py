@@ -30,11 +30,13 @@ if TYPE_CHECKING:
         GGUFError,
         InputError,
         MissingExtra,
+        ModelClosed,
         Overloaded,
         PromptTooLong,
         TokenizerError,
         TrainingError,
         UsageError,
+        WaitedTooLong,
     )
     from cmc_local.settings import Control, Limits, Sampling
     from cmc_local.shared import SharedModel
@@ -54,6 +56,7 @@ __all__ = [
     "InputError",
     "Limits",
     "MissingExtra",
+    "ModelClosed",
     "Overloaded",
     "Piece",
     "PromptTooLong",
@@ -64,6 +67,7 @@ __all__ = [
     "TokenizerError",
     "TrainingError",
     "UsageError",
+    "WaitedTooLong",
 ]
 
 _HOMES = {

@@ -256,7 +256,7 @@ class Engine:
             run.job = self._last_job
 
     def most_rows(self) -> int:
-        """Rows of a prompt in one step: as many as `step_seconds` allow at the pace of the last prompts."""
+        """Rows of a prompt in one step: what `step_seconds` allow at the last prompts' pace."""
         if self.step_seconds is None:
             return self._batch
         rows = FIRST_ROWS if self._row_seconds is None else self.step_seconds / self._row_seconds

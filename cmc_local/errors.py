@@ -9,7 +9,9 @@ CmcError
 |   |-- TokenizerError
 |   `-- DataError       training or evaluation data; names the file and the line
 |-- DeviceError         a device or its libraries cannot do what was asked
-|-- Overloaded          too much is waiting already, or something waited too long
+|-- Overloaded          too much is waiting already
+|   `-- WaitedTooLong   no slot became free in time
+|-- ModelClosed         a model takes no more requests
 |-- TrainingError       a run that cannot go on (diverged, no data left, ...)
 `-- MissingExtra        an optional part of the installation is absent
 """
@@ -60,7 +62,15 @@ class DeviceError(CmcError):
 
 
 class Overloaded(CmcError):
-    """Too much is waiting already, or this waited too long."""
+    """Too much is waiting already."""
+
+
+class WaitedTooLong(Overloaded):
+    """No slot became free in time."""
+
+
+class ModelClosed(CmcError):
+    """A model takes no more requests."""
 
 
 class TrainingError(CmcError):

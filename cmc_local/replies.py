@@ -41,6 +41,8 @@ class Piece:
     """One for each of `tokens`, where that was asked for."""
     echo: bool = False
     """Whether this is the prompt, and no part of the reply."""
+    end: TokenDetail | None = None
+    """The token by which the model ended the reply, on the last piece, where details are asked."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Reply:
         self._tokens: list[int] = []  # whose text is held back
         self._watch = watch
         self._details: list[TokenDetail] = []
+        self._end: TokenDetail | None = None
 
     def take(self, chosen: Sequence[int]) -> Piece | None:
         """The text that these tokens set free, up to the one that ends the reply."""
@@ -112,6 +115,7 @@ class Reply:
         for token, detail in zip_longest(chosen, details):
             if self._vocabulary.roles[token] == Role.EOS:
                 self.reason = "stop"
+                self._end = detail
                 break
             self._count += 1
             self._tokens.append(token)
@@ -141,6 +145,7 @@ class Reply:
             self.reason,
             timings,
             details=tuple(self._details),
+            end=self._end,
         )
 
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from cmc_local.asks import Ask
 from cmc_local.batching import Batch
-from cmc_local.errors import Overloaded, UsageError
+from cmc_local.errors import ModelClosed, Overloaded, UsageError, WaitedTooLong
 from cmc_local.replies import Completion, Piece, completion
 from cmc_local.steered import AdapterLike, BaseWithText, SteeredModel
 from cmc_local.tickets import Heard, State, Ticket
@@ -243,7 +243,7 @@ class SharedModel:
     def _refuse_if_full(self) -> None:
         with self._changed:
             if self._refusing:
-                raise Overloaded("the model takes no more requests: it is being shut down")
+                raise ModelClosed("the model takes no more requests: it is being shut down")
             if len(self._turns) >= self._most_waiting:
                 raise Overloaded(f"{self._most_waiting} requests are waiting: try again later")
 
@@ -260,7 +260,7 @@ class SharedModel:
         done: Future[Result] = Future()
         with self._changed:
             if self._closing:
-                raise UsageError("the model has been closed: load it again")
+                raise ModelClosed("the model has been closed: load it again")
             self._orders.append((work, done))
             self._tell()
         return done.result()
@@ -290,8 +290,9 @@ class SharedModel:
         with self._changed:
             self._stepping = False
             self._changed.notify_all()
-            while not (self._news or self._flying or self._turns):
-                self._changed.wait()
+            if not (self._news or self._flying or self._turns):
+                self._changed.wait_for(lambda: self._news or self._closing)
+                self._last_step = monotonic()  # resting is not being stuck
             self._news, self._stepping = False, True
             return not self._closing
 
@@ -311,7 +312,7 @@ class SharedModel:
                     batch.cancel(number)
             for ticket in self._turns.drop(lambda ticket: ticket.cancelled or self._late(ticket)):
                 ticket.close()
-                ticket.end(Overloaded("no slot became free in time: try again later"))
+                ticket.end(WaitedTooLong("no slot became free in time: try again later"))
 
     def _late(self, ticket: Ticket) -> bool:
         return self._patience is not None and monotonic() - ticket.since > self._patience
@@ -357,4 +358,4 @@ class SharedModel:
         self._carry_out_orders()
         for ticket in left:
             ticket.close()
-            ticket.end(UsageError("the model has been closed: load it again"))
+            ticket.end(ModelClosed("the model has been closed: load it again"))

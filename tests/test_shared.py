@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from collections.abc import Iterator
+from functools import partial
 from time import monotonic, sleep
 
 import pytest
 
 from cmc_local.asks import Ask
-from cmc_local.errors import Overloaded, UsageError
+from cmc_local.errors import ModelClosed, Overloaded, UsageError, WaitedTooLong
 from cmc_local.replies import Piece
 from cmc_local.settings import Limits, Sampling
 from cmc_local.shared import SharedModel
 from cmc_local.steered import SteeredModel
+from cmc_local.tickets import Ticket
 from fakes import FakeBase, FakeShift, GreedySampler, adapter, always
 
 GREEDY = Sampling(temperature=0, max_tokens=4)
@@ -29,9 +30,11 @@ class Gated(FakeBase):
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.pause = 0.0
 
     def decode_spans(self, spans):  # type: ignore[no-untyped-def]
         assert self.gate.wait(20)
+        sleep(self.pause)
         if self.error is not None:
             error, self.error = self.error, None
             raise error
@@ -92,6 +95,7 @@ def test_threads_and_tasks_get_their_own_replies(made: Made) -> None:
 
 def test_a_stream_that_is_left_frees_its_slot(made: Made) -> None:
     forever = Sampling(temperature=0, max_tokens=400)
+    made.base.pause = 0.01
     streams = [made.shared.stream(ask(sampling=forever)) for _ in range(2)]
     for stream in streams:
         next(stream)
@@ -107,7 +111,7 @@ def test_a_cancelled_task_frees_its_slot_in_flight_and_in_the_queue(made: Made) 
         forever = ask(sampling=Sampling(temperature=0, max_tokens=400))
         made.base.gate.clear()
         tasks = [asyncio.create_task(made.shared.agenerate(forever)) for _ in range(4)]
-        while made.shared.state.waiting != 2:
+        while made.shared.state.waiting + made.shared.state.active != 4:
             await asyncio.sleep(0.002)
         for task in tasks:
             task.cancel()
@@ -142,7 +146,7 @@ def test_too_many_are_refused_and_the_patience_ends() -> None:
     def wait() -> None:
         try:
             made.shared.generate(ask())
-        except Overloaded as error:
+        except WaitedTooLong as error:
             refused.append(error)
 
     waiting = threading.Thread(target=wait)
@@ -158,25 +162,27 @@ def test_too_many_are_refused_and_the_patience_ends() -> None:
     made.shared.close()
 
 
-def test_groups_take_turns() -> None:
+def test_groups_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Made(1)
     made.base.gate.clear()
-    ended: list[str] = []
+    turns, taken = made.shared._turns, []
+    take = turns.take
 
-    def one(name: str, group: str) -> None:
-        made.shared.generate(ask(), group=group)
-        ended.append(name)
+    def noted() -> Ticket:
+        taken.append(take())
+        return taken[-1]
 
-    names = [("x", "x"), ("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")]
+    monkeypatch.setattr(turns, "take", noted)
     threads = []
-    for number, (name, group) in enumerate(names):
-        threads.append(threading.Thread(target=one, args=(name, group)))
+    for number, group in enumerate("xaaab"):
+        asking = partial(made.shared.generate, ask(), group=group)
+        threads.append(threading.Thread(target=asking))
         threads[-1].start()
         until(lambda: made.shared.state.active + made.shared.state.waiting == number + 1)  # noqa: B023
     made.base.gate.set()
     for thread in threads:
         thread.join()
-    assert ended.index("b1") < ended.index("a2")
+    assert "".join(str(ticket.group) for ticket in taken) == "xabaa"
     made.shared.close()
 
 
@@ -215,6 +221,7 @@ def test_an_adapter_goes_only_when_nothing_is_under_it(made: Made) -> None:
     assert made.shared.add("says-b", 1.0) == "says-b"
     assert made.shared.alphas == {"says-b": 1.0}
     stream = made.shared.stream(ask(sampling=Sampling(temperature=0, max_tokens=400)))
+    made.base.pause = 0.01
     assert next(stream).text == "b"
     assert made.shared.in_use("says-b") == 1
     with pytest.raises(UsageError, match="acts on 1 replies"):
@@ -249,6 +256,14 @@ def test_a_prompt_is_given_back_with_likelihoods(made: Made) -> None:
     assert (echoed.text, last.text, last.finish_reason) == ("bab", "", "length")
 
 
+def test_the_token_that_ends_a_reply_has_its_likelihood_too(made: Made) -> None:
+    made.base.rule = always(2, 1, 0, 0, 0)  # weights e^2, e, 1, 1, 1
+    (last,) = made.shared.stream(ask(top_logprobs=1))
+    assert (last.text, last.finish_reason, last.details) == ("", "stop", ())
+    assert last.end is not None and last.end.token == 0
+    assert last.end.logprob == pytest.approx(-0.5732, abs=1e-4)  # 2 - log(e^2 + e + 3)
+
+
 def test_texts_are_embedded_between_steps(made: Made) -> None:
     found = made.shared.embed([[1, 1, 3], [2]])
     assert found.tolist() == [[0, 2, 0, 1, 0], [0, 0, 1, 0, 0]]
@@ -263,7 +278,7 @@ def test_draining_lets_replies_end_and_takes_no_more(made: Made) -> None:
     thread.start()
     until(lambda: made.shared.state.active == 1)
     assert not made.shared.drain(0.01)
-    with pytest.raises(Overloaded, match="takes no more requests"):
+    with pytest.raises(ModelClosed, match="takes no more requests"):
         made.shared.generate(ask())
     made.base.gate.set()
     assert made.shared.drain(10)
@@ -278,7 +293,7 @@ def test_closing_ends_what_is_under_way() -> None:
     def forever() -> None:
         try:
             made.shared.generate(ask(sampling=Sampling(temperature=0, max_tokens=500)))
-        except UsageError as error:
+        except ModelClosed as error:
             ended.append(error)
 
     made.base.gate.clear()
@@ -294,6 +309,5 @@ def test_closing_ends_what_is_under_way() -> None:
         thread.join(10)
     assert [str(one) for one in ended] == ["the model has been closed: load it again"] * 2
     assert made.base.closed and not made.shared.state.alive
-    with pytest.raises(Overloaded):
+    with pytest.raises(ModelClosed):
         made.shared.generate(ask())
-    gc.collect()

@@ -1,0 +1,65 @@
+"""`/v1/adapters`: what is loaded; loading and unloading while replies go on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from cmc_local import bundled
+from cmc_local.server.bodies import AdapterBody, parse
+from cmc_local.server.errors import Refusal
+from cmc_local.server.service import ServedModel, Service
+
+
+async def list_adapters(request: Request) -> Response:
+    """All of them, with their own strengths."""
+    model = _model(request)
+    data = [_entry(model, name) for name in model.alphas]
+    return JSONResponse({"object": "list", "data": data})
+
+
+async def load_adapter(request: Request) -> Response:
+    """Load a folder of the server's machine, or a bundled adapter by its name."""
+    service: Service = request.app.state.service
+    model = service.serving()
+    body = parse(AdapterBody, await request.body())
+    async with service.heavy:
+        name = await asyncio.to_thread(_load, model, body)
+    return JSONResponse(_entry(model, name), 201)
+
+
+async def remove_adapter(request: Request) -> Response:
+    """Unload one; 409 while replies need it."""
+    model = _model(request)
+    name: str = request.path_params["name"]
+    if name not in model.alphas:
+        known = ", ".join(model.alphas) or "none"
+        raise Refusal(404, f"no adapter {name!r} is loaded: there are {known}", param="name")
+    if count := model.in_use(name):
+        raise Refusal(409, f"adapter {name} acts on {count} replies: wait until they end")
+    await asyncio.to_thread(model.remove, name)
+    return JSONResponse({"id": name, "object": "adapter", "deleted": True})
+
+
+def _model(request: Request) -> ServedModel:
+    service: Service = request.app.state.service
+    return service.serving()
+
+
+def _load(model: ServedModel, body: AdapterBody) -> str:
+    here = Path(body.path)
+    named = not here.exists() and body.path in bundled.ADAPTERS
+    return model.add(bundled.adapter(body.path) if named else here, body.alpha)
+
+
+def _entry(model: ServedModel, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "adapter",
+        "alpha": model.alphas[name],
+        "in_use": model.in_use(name),
+    }

@@ -1,0 +1,226 @@
+"""Request bodies: what OpenAI's clients send, and what of it is honoured.
+
+Unknown fields are ignored, as clients send many. A field that would change the meaning and cannot
+be honoured is refused by name. What the server's limits bound is checked in `requests.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+
+from cmc_local.server.errors import Refusal, invalid
+
+MAX_COUNT: Final = 2**31 - 1
+
+
+class Body(BaseModel):
+    """Strict: a number is not taken for a text, nor a text for a number."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+def _one_or_more(value: Any) -> list[str]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise ValueError("give a text or a list of texts")
+    return given
+
+
+def _prompts(value: Any) -> list[str | list[int]]:
+    """One or more prompts, each a text or token ids."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if _all_tokens(value):
+            return [value]
+        if all(isinstance(one, str) for one in value):
+            return list(value)
+        if all(isinstance(one, list) and _all_tokens(one) for one in value):
+            return list(value)
+    raise ValueError("give a text, a list of texts, token ids or a list of these; none empty")
+
+
+def _all_tokens(value: list[Any]) -> bool:
+    return bool(value) and all(type(one) is int for one in value)
+
+
+Texts = Annotated[list[str], PlainValidator(_one_or_more)]
+Prompts = Annotated[list[str | list[int]], PlainValidator(_prompts)]
+
+
+class AdapterAlpha(Body):
+    """One adapter that acts; without an alpha as strongly as it does by itself."""
+
+    adapter: str
+    alpha: float | None = None
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+
+
+class JsonSchema(Body):
+    content: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class Generation(Body):
+    """What chat and text completions share."""
+
+    model: str | None = None
+    cmc: list[AdapterAlpha] | None = None
+    max_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=MAX_COUNT)
+    """-1 keeps the whole vocabulary, as 0 does."""
+    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    frequency_penalty: float | None = Field(None, ge=-100, le=100)
+    presence_penalty: float | None = Field(None, ge=-100, le=100)
+    n: int | None = Field(None, ge=1)
+    stop: Texts | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
+    grammar: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with what it cost."""
+        options = self.stream_options
+        return options is not None and bool(options.include_usage)
+
+    def refuse(self) -> None:
+        """Raise Refusal for what cannot be honoured."""
+
+
+class ChatMessage(Body):
+    """One message; `content` and `tool_calls` are looked at where messages are put together."""
+
+    role: str
+    content: Any = None
+    tool_calls: Any = None
+
+
+class ChatBody(Generation):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0)
+    cmc_plain: bool | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    audio: Any = None
+    modalities: list[str] | None = None
+    web_search_options: Any = None
+
+    def refuse(self) -> None:
+        if self.tools and self.tool_choice != "none":
+            raise _not_done("tools")
+        if self.tool_choice not in (None, "none", "auto"):
+            raise _not_done("tool_choice")
+        for name in ("functions", "function_call", "audio", "web_search_options"):
+            if getattr(self, name) not in (None, [], "none"):
+                raise _not_done(name)
+        if self.modalities not in (None, ["text"]):
+            raise _not_done("modalities")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+        if self.cmc_plain and not self.logprobs:
+            raise invalid("cmc_plain needs logprobs to be true", "cmc_plain")
+
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives for each token; None where no log-probabilities are wanted."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionBody(Generation):
+    """`POST /v1/completions`."""
+
+    prompt: Prompts
+    logprobs: int | None = Field(None, ge=0)
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+    def refuse(self) -> None:
+        if self.suffix:
+            raise _not_done("suffix")
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise invalid("best_of must equal n: no more is written than is given", "best_of")
+        if self.max_tokens == 0 and not self.echo:
+            raise invalid("max_tokens is 0: that needs echo", "max_tokens")
+
+
+class EmbeddingBody(Body):
+    """`POST /v1/embeddings`."""
+
+    model: str | None = None
+    input: Prompts
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1)
+
+
+class TokenizeBody(Body):
+    """`POST /tokenize`, as llama-server has it."""
+
+    content: str
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class DetokenizeBody(Body):
+    """`POST /detokenize`."""
+
+    tokens: list[int]
+
+
+class AdapterBody(Body):
+    """`POST /v1/adapters`."""
+
+    path: str = Field(min_length=1)
+    alpha: float | None = None
+
+
+Kind = TypeVar("Kind", bound=Body)
+
+
+def parse(kind: type[Kind], data: bytes) -> Kind:
+    """A body's fields. Raises Refusal (400) that names the first field that is wrong."""
+    try:
+        body = kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        param = _dotted(first["loc"])
+        told = str(first["msg"]).removeprefix("Value error, ")
+        where = "the body" if param is None else param
+        raise invalid(f"{where}: {told[:1].lower()}{told[1:]}", param) from None
+    if isinstance(body, Generation):
+        body.refuse()
+    return body
+
+
+def _dotted(location: tuple[int | str, ...]) -> str | None:
+    """`("messages", 2, "role")` as `messages[2].role`."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    return "".join(parts).removeprefix(".") or None
+
+
+def _not_done(param: str) -> Refusal:
+    return invalid(f"{param} cannot be honoured here: leave it out", param)

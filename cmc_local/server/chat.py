@@ -1,0 +1,25 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cmc_local.server.answering import answer
+from cmc_local.server.bodies import ChatBody, parse
+from cmc_local.server.replying import Replying
+from cmc_local.server.requests import chat_asks
+from cmc_local.server.service import Service
+from cmc_local.server.shapes import Chat
+
+
+async def chat(request: Request) -> Response:
+    """The reply to a conversation, or `n` of them."""
+    service: Service = request.app.state.service
+    setting = service.setting()
+    body = parse(ChatBody, await request.body())
+    asks = chat_asks(body, setting)
+    replying = Replying(service, asks, n=len(asks), param="messages")
+    vocabulary = replying.model.base.vocabulary
+    shape = Chat(vocabulary, logprobs=bool(body.logprobs), plain=bool(body.cmc_plain))
+    return await answer(request, service, body, shape, replying)

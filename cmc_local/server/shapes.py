@@ -1,0 +1,134 @@
+"""Pieces -> the choices of OpenAI's two interfaces, whole and in chunks. Pure functions of pieces.
+
+chat          {"index": 0, "message": {"role": "assistant", "content": "..."}, ...}
+              {"index": 0, "delta": {"content": "..."}, "finish_reason": null, ...}
+completions   {"index": 0, "text": "...", "finish_reason": null, ...} both ways
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+from cmc_local.replies import Piece
+from cmc_local.server.logprobs import TextLogprobs, chat_content, joined
+from cmc_local.vocabulary import Vocabulary
+
+Choice = dict[str, Any]
+
+
+class Shape(Protocol):
+    """One of the two interfaces, for one request."""
+
+    prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def opening(self, index: int) -> Choice | None:
+        """What a choice's stream begins with."""
+
+    def chunk(self, index: int, piece: Piece) -> Choice | None:
+        """What a piece becomes in a stream."""
+
+    def whole(self, index: int, pieces: Sequence[Piece]) -> Choice:
+        """A choice that is whole."""
+
+
+class Chat:
+    """`/v1/chat/completions`."""
+
+    prefix: ClassVar[str] = "chatcmpl-"
+    whole_object: ClassVar[str] = "chat.completion"
+    chunk_object: ClassVar[str] = "chat.completion.chunk"
+
+    def __init__(self, vocabulary: Vocabulary, *, logprobs: bool, plain: bool) -> None:
+        self._vocabulary = vocabulary
+        self._logprobs = logprobs
+        self._plain = plain
+
+    def opening(self, index: int) -> Choice | None:
+        return _choice(index, None, None, delta={"role": "assistant", "content": ""})
+
+    def chunk(self, index: int, piece: Piece) -> Choice | None:
+        if not piece.text and piece.finish_reason is None and not piece.details:
+            return None
+        delta = {"content": piece.text} if piece.text or piece.details else {}
+        return _choice(index, self._content([piece]), piece.finish_reason, delta=delta)
+
+    def whole(self, index: int, pieces: Sequence[Piece]) -> Choice:
+        text = "".join(piece.text for piece in pieces)
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return _choice(index, self._content(pieces), pieces[-1].finish_reason, message=message)
+
+    def _content(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        details = [one for piece in pieces for one in piece.details]
+        content = chat_content(details, self._vocabulary, plain=self._plain)
+        return {"content": content, "refusal": None}
+
+
+class Text:
+    """`/v1/completions`."""
+
+    prefix: ClassVar[str] = "cmpl-"
+    whole_object: ClassVar[str] = "text_completion"
+    chunk_object: ClassVar[str] = "text_completion"
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        prompt: Callable[[int], str],
+        *,
+        alternatives: int | None,
+        echo: bool,
+    ) -> None:
+        """`prompt` gives the text of a choice's prompt."""
+        self._vocabulary = vocabulary
+        self._prompt = prompt
+        self._alternatives = alternatives
+        self._echo = echo
+        self._logprobs: dict[int, TextLogprobs] = {}
+        self._echoed: set[int] = set()
+
+    def opening(self, index: int) -> Choice | None:
+        return None
+
+    def chunk(self, index: int, piece: Piece) -> Choice | None:
+        text = self._text(index, piece)
+        logprobs = self._piece(index, piece)
+        told = text or piece.finish_reason is not None or (logprobs and logprobs["tokens"])
+        return _choice(index, logprobs, piece.finish_reason, text=text) if told else None
+
+    def whole(self, index: int, pieces: Sequence[Piece]) -> Choice:
+        text = "".join(self._text(index, piece) for piece in pieces)
+        parts = [part for piece in pieces if (part := self._piece(index, piece)) is not None]
+        logprobs = joined(parts) if parts else None
+        return _choice(index, logprobs, pieces[-1].finish_reason, text=text)
+
+    def _text(self, index: int, piece: Piece) -> str:
+        """The piece's text; an echoed prompt comes back as it was given, once."""
+        if not self._echo or index in self._echoed:
+            return "" if piece.echo else piece.text
+        self._echoed.add(index)
+        return self._prompt(index) + ("" if piece.echo else piece.text)
+
+    def _piece(self, index: int, piece: Piece) -> dict[str, list[Any]] | None:
+        if self._alternatives is None:
+            return None
+        if index not in self._logprobs:
+            offset = -self._spaces(index, piece) if self._echo else len(self._prompt(index))
+            self._logprobs[index] = TextLogprobs(self._vocabulary, self._alternatives, offset)
+        # The token that ended the reply counts here: who scores a text cuts off the last token.
+        end = piece.end
+        return self._logprobs[index].piece([*piece.details, *([end] if end else [])])
+
+    def _spaces(self, index: int, piece: Piece) -> int:
+        """The space that SentencePiece puts before a text, which the prompt does not have."""
+        texts = (self._vocabulary.tokens[one.token] for one in piece.details)
+        first = next((text for text in texts if text), b"")
+        return int(first.startswith(b" ") and not self._prompt(index).startswith(" "))
+
+
+def _choice(index: int, logprobs: Any, reason: str | None, **content: Any) -> Choice:
+    return {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}

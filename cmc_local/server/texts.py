@@ -1,0 +1,47 @@
+"""`POST /tokenize` and `POST /detokenize`, in llama-server's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from cmc_local.server.bodies import DetokenizeBody, TokenizeBody, parse
+from cmc_local.server.requests import check_tokens
+from cmc_local.server.service import Service
+from cmc_local.vocabulary import Vocabulary
+
+
+async def tokenize(request: Request) -> Response:
+    """The base model's tokens of a text; with `with_pieces` each with what it spells."""
+    service: Service = request.app.state.service
+    base = service.serving().base
+    body = parse(TokenizeBody, await request.body())
+    bos = None if body.add_special else False
+    tokens = await asyncio.to_thread(
+        base.tokenize, body.content, special=body.parse_special, bos=bos
+    )
+    if not body.with_pieces:
+        return JSONResponse({"tokens": tokens})
+    pieces = [{"id": token, "piece": _piece(token, base.vocabulary)} for token in tokens]
+    return JSONResponse({"tokens": pieces})
+
+
+async def detokenize(request: Request) -> Response:
+    """What tokens spell; bytes that are no text become U+FFFD."""
+    service: Service = request.app.state.service
+    model = service.serving()
+    body = parse(DetokenizeBody, await request.body())
+    check_tokens(body.tokens, "tokens", len(model.base.vocabulary))
+    return JSONResponse({"content": model.detokenize(body.tokens).decode("utf-8", "replace")})
+
+
+def _piece(token: int, vocabulary: Vocabulary) -> Any:
+    """Its text, or its bytes where they are none."""
+    text = vocabulary.tokens[token]
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return list(text)
