@@ -184,7 +184,15 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-HEAVY = WORKSHOP_ONLY | EVALUATION | {"starlette", "rich", "prompt_toolkit", "jinja2", "lm_eval"}
+HEAVY = (
+    WORKSHOP_ONLY
+    | EVALUATION
+    | {
+        *("starlette", "uvicorn", "pydantic", "huggingface_hub", "httpx"),
+        *("rich", "prompt_toolkit", "jinja2"),
+        *("lm_eval", "llm", "ray", "pyarrow", "pandas"),
+    }
+)
 HEAVY_AT_REST = HEAVY | {"numpy", "llama_cpp", "onnxruntime", "tokenizers", "cmc_export"}
 
 

@@ -7,19 +7,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from cmc_local.commands import loading, options
+from cmc_local.commands import choices, generate_ray, loading, options
 from cmc_local.commands.generate_output import (
     alpaca_entry,
     answered,
     opened,
+    refuse_unanswered,
     result,
     target,
 )
@@ -33,6 +34,9 @@ from cmc_local.evaluate.whole_file import write_json
 from cmc_local.prompts import Message
 from cmc_local.settings import MOST_PARALLEL, Limits, Sampling
 from cmc_local.steered import SteeredModel
+
+Answers = Iterator[tuple[dict[str, Any], Sequence[str]]]
+"""For each row, in order, what it gains, and notices."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Question:
     type=click.IntRange(1, MOST_PARALLEL),
     help="Rows of a JSONL file that are answered at once.",
 )
+@generate_ray.cluster
 @options.gguf
 @options.adapters
 @options.proxies
@@ -78,6 +83,9 @@ def command(
     overwrite: bool,
     alpaca: Path | None,
     system: str | None,
+    ray: str | None,
+    workers: int | None,
+    worker_gpus: float | None,
     gguf: Path,
     base_prompt: BasePrompt | None,
     sampling: Sampling,
@@ -95,24 +103,32 @@ def command(
     """
     if source is None and (resume or alpaca is not None):
         raise UsageError("--resume and --alpaca are for JSONL files: give one with --input")
+    cluster = generate_ray.chosen(ray, workers, worker_gpus, source)
     path = target(output, source, resume=resume, overwrite=overwrite)
     asked = [Question(row, row_messages(row, system)) for row in read_rows(prompt, source)]
     done = answered(path, [one.row for one in asked]) if resume and path is not None else []
     left = asked[len(done) :]
     sampling = loading.bundled_sampling(gguf, sampling)
     limits = replace(limits, parallel=max(min(limits.parallel, len(left)), 1))
+    model = generate_ray.Steering(gguf, limits=limits, profile=not no_profile, **steering)
+    if source is None and not as_json:
+        with model.load() as loaded, opened(path, resume=False) as out:
+            _stream(loaded, asked[0].messages, sampling, base_prompt, out)
+        return
     if left:
+        prompts = [one.messages for one in left]
+        writing = opened(path, resume=resume)  # stdout is Ray's to print on while it runs
         with (
-            loading.steered(gguf, limits=limits, profile=not no_profile, **steering) as model,
-            opened(path, resume=resume) as out,
+            _here(model, prompts, sampling, base_prompt)
+            if cluster is None
+            else generate_ray.answers(cluster, model, prompts, sampling, base_prompt) as answers,
+            writing as out,
             _bar(len(asked), shown=path is not None and source is not None) as told,
         ):
-            if source is None and not as_json:
-                _stream(model, asked[0].messages, sampling, base_prompt, out)
-                return
             for _ in done:
                 told()
-            done += _answers(model, left, sampling, base_prompt, out, told)
+            done += _written(left, answers, out, told)
+    refuse_unanswered(done)
     if alpaca is not None:
         _write_alpaca(alpaca, asked, done, _generator(gguf, **steering))
 
@@ -133,21 +149,27 @@ def _write_alpaca(
     write_json(path, outputs(pairs, generator))
 
 
-def _answers(
-    model: SteeredModel,
-    asked: Sequence[Question],
+@contextmanager
+def _here(
+    model: generate_ray.Steering,
+    prompts: Sequence[Sequence[Message]],
     sampling: Sampling,
     base_prompt: BasePrompt | None,
-    out: IO[str],
-    told: Callable[[], None],
+) -> Iterator[Answers]:
+    """The answers of a model in this process, which is open meanwhile."""
+    with model.load() as loaded:
+        replies = in_order(loaded.generate_many(prompts, sampling, base_prompt=base_prompt))
+        yield ((result(done), done.notices) for done in replies)
+
+
+def _written(
+    asked: Sequence[Question], answers: Answers, out: IO[str], told: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Answer the rows and write each as soon as it and those before it are there."""
-    prompts = [one.messages for one in asked]
-    replies = in_order(model.generate_many(prompts, sampling, base_prompt=base_prompt))
+    """Write each row's answer as soon as it is there; the rows as they were written."""
     rows = []
-    for one, done in zip(asked, replies, strict=True):
-        _tell(done.notices)
-        rows.append({**one.row, **result(done)})
+    for one, (gained, notices) in zip(asked, answers, strict=True):
+        _tell(notices)
+        rows.append({**one.row, **gained})
         out.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
         out.flush()
         told()
@@ -169,12 +191,12 @@ def _stream(
     out.write("\n")
 
 
-def _tell(notices: tuple[str, ...]) -> None:
+def _tell(notices: Sequence[str]) -> None:
     for notice in notices:
         click.echo(notice, err=True)
 
 
-def _generator(gguf: Path, adapters: Sequence[options.AdapterChoice], **_: Any) -> str:
+def _generator(gguf: Path, adapters: Sequence[choices.AdapterChoice], **_: Any) -> str:
     """What AlpacaEval calls the model: `qwen3-4b+my-adapter`."""
     chosen = adapters or loading.default_adapters(gguf)
     return "+".join([gguf.stem, *(one.path.name for one in chosen)])

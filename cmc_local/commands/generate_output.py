@@ -2,6 +2,8 @@
 
 A file with something in it is never written over by mistake: --resume keeps its answers and goes on
 behind them, --overwrite begins anew. A row's answer is the row itself with the fields of `result`.
+Where one row's error does not end the run (--ray), its "response" is null, its "finish_reason" is
+"error", and "error" says why.
 """
 
 from __future__ import annotations
@@ -86,15 +88,27 @@ def _answer(line: str, row: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _asked(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in GAINED}
+    return {key: value for key, value in row.items() if key not in (*GAINED, "error")}
+
+
+def refuse_unanswered(rows: Sequence[Mapping[str, Any]]) -> None:
+    """DataError where answers are missing; it names the first of the rows, counted from 1."""
+    wrong = [(at, row) for at, row in enumerate(rows, 1) if row["finish_reason"] == "error"]
+    if wrong:
+        at, row = wrong[0]
+        raise DataError(
+            f"{len(wrong)} of {len(rows)} rows have no answer, the first is row {at}: "
+            f"{row.get('error')}; the output names the others"
+        )
+
+
+def opened(path: Path | None, *, resume: bool) -> contextlib.AbstractContextManager[IO[str]]:
+    """The file to write to, behind what is in it with `resume`; what is stdout now without one."""
+    return contextlib.nullcontext(sys.stdout) if path is None else _opened(path, resume)
 
 
 @contextlib.contextmanager
-def opened(path: Path | None, *, resume: bool) -> Iterator[IO[str]]:
-    """The file to write to, behind what is in it with `resume`; stdout without a path."""
-    if path is None:
-        yield sys.stdout
-        return
+def _opened(path: Path, resume: bool) -> Iterator[IO[str]]:
     try:
         if resume:
             cut_unfinished(path)

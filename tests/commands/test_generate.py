@@ -314,3 +314,38 @@ def test_alpacas_json_holds_kept_and_new_answers(
         {"instruction": asked, "output": said, "generator": "model"}
         for asked, said in (("a", "aa"), ("b", "bb"), ("ab", "aa"))
     ]
+
+
+# --- a Ray cluster ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("b", "--ray", "local"), "give one with --input"),
+        (("--input", "in.jsonl", "--workers", "2"), "are for --ray"),
+        (("--input", "in.jsonl", "--worker-gpus", "1"), "are for --ray"),
+    ],
+)
+def test_rays_options_want_ray_and_rows(run: Run, words: tuple[str, ...], reason: str) -> None:
+    done = run("generate", *words)
+    assert (done.stdout, done.exit_code, done.stderr.count("\n")) == ("", 2, 1)
+    assert reason in done.stderr
+
+
+def test_rows_without_an_answer_are_kept_and_end_in_an_error(
+    run: Run, three: tuple[str, str, Path]
+) -> None:
+    *words, target = three
+    run("generate", *words, "--output", str(target))
+    lines = target.read_text("utf-8").splitlines(keepends=True)
+    gained = {"response": None, "finish_reason": "error", "tokens": 0, "seconds": 0, "error": "x y"}
+    lines[1] = json.dumps({"id": 2, "prompt": "b", **gained}) + "\n"
+    target.write_text("".join(lines[:2]), "utf-8")
+    alpaca = target.with_name("alpaca.json")
+    done = run("generate", *words, "-o", str(target), "--resume", "--alpaca", str(alpaca))
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "1 of 3 rows have no answer, the first is row 2: x y" in done.stderr
+    assert target.read_text("utf-8").splitlines(keepends=True)[:2] == lines[:2]
+    assert [row["response"] for row in without_seconds(target)] == ["aa", None, "aa"]
+    assert not alpaca.exists()  # it would hold an answer that is none
