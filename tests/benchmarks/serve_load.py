@@ -21,6 +21,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -80,6 +81,12 @@ def memory_mb(process: int) -> float:
     """Memory in use by a process; Linux."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def processor_seconds(process: int) -> float:
+    """Processor time that a process has used; Linux."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def stay(client: httpx.AsyncClient, body: dict[str, Any], counts: Counts) -> None:
@@ -146,13 +153,15 @@ async def served_tokens(client: httpx.AsyncClient) -> float:
 
 
 async def load(
-    url: str, process: int, *, streams: int, seconds: float, leaving: float, adapter: str
+    url: str, process: int, *, streams: int, seconds: float, leaving: float
 ) -> dict[str, Any]:
     """Ask for so many seconds; what came of it."""
     counts, memory = Counts(), []
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        adapter = (await client.get("/v1/adapters")).json()["data"][0]["id"]
         begun, before = monotonic(), await served_tokens(client)
+        own, served = time.process_time(), processor_seconds(process)
         end = begun + seconds
         clients = [
             asyncio.create_task(one_client(client, Draws(i, adapter), counts, leaving, end))
@@ -162,6 +171,7 @@ async def load(
             await asyncio.sleep(min(5.0, max(end - monotonic(), 0.01)))
             memory.append(round(memory_mb(process), 1))
         tokens, spent = await served_tokens(client) - before, monotonic() - begun
+        own, served = time.process_time() - own, processor_seconds(process) - served
         await asyncio.wait(clients, timeout=120)
         stuck = sum(not one.done() for one in clients)
         await asyncio.sleep(SLOT_FREE_SECONDS)
@@ -173,21 +183,26 @@ async def load(
         "amiss_count": len(counts.amiss),
         "stuck": stuck,
         "tokens_per_second": tokens / spent,
+        "processor_share": {"clients": own / spent, "server": served / spent},
         "memory_mb": memory,
         "health": health,
     }
 
 
-def engine_alone(gguf: Path, adapter: Path, slots: int, context: int, seconds: float) -> float:
+def engine_alone(
+    gguf: Path, adapter: Path, slots: int, context: int, threads: int, seconds: float
+) -> float:
     """Tokens per second of `generate_many` on the same questions, in a process of its own."""
-    arguments = [str(gguf), str(adapter), str(slots), str(context), str(seconds)]
+    arguments = [str(one) for one in (gguf, adapter, slots, context, threads, seconds)]
     done = subprocess.run(
         [sys.executable, __file__, "engine", *arguments], stdout=subprocess.PIPE, check=True
     )
     return float(json.loads(done.stdout))
 
 
-def run_engine(gguf: str, adapter: str, slots: int, context: int, seconds: float) -> None:
+def run_engine(
+    gguf: str, adapter: str, slots: int, context: int, threads: int, seconds: float
+) -> None:
     """The engine's own tokens per second, printed."""
     from cmc_local.asks import Ask
     from cmc_local.settings import Limits, Sampling
@@ -195,7 +210,10 @@ def run_engine(gguf: str, adapter: str, slots: int, context: int, seconds: float
 
     draws, tokens = Draws(0, "any"), 0
     limits = Limits(parallel=slots, context=context)
-    with SteeredModel.load(gguf, [adapter], limits=limits) as model, model.alone():
+    with (
+        SteeredModel.load(gguf, [adapter], limits=limits, threads=threads or None) as model,
+        model.alone(),
+    ):
         batch = model.batch()
         begun = monotonic()
         while monotonic() < begun + seconds:
@@ -213,11 +231,12 @@ def run_engine(gguf: str, adapter: str, slots: int, context: int, seconds: float
 
 
 def serving(
-    gguf: Path, adapter: Path, slots: int, context: int
+    gguf: Path, adapter: Path, slots: int, context: int, threads: int
 ) -> tuple[subprocess.Popen[str], str]:
     """A server of its own on a free port; the process and its address."""
     command = [sys.executable, "-m", "cmc_local", "serve", "--port", "0", "--parallel", str(slots)]
     command += ["--gguf", str(gguf), "--adapter", str(adapter), "--context", str(context)]
+    command += ["--threads", str(threads)] if threads else []
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -242,6 +261,7 @@ async def ready(url: str) -> None:
 @click.option("--leaving", default=0.2, help="Share of the clients that leave.")
 @click.option("--slots", default=8)
 @click.option("--context", default=512)
+@click.option("--threads", default=0, help="Of the base model, in both; 0 leaves it to them.")
 @click.option("--engine-seconds", default=60.0, help="Before and after, for the engine alone.")
 def main(
     gguf: Path | None,
@@ -251,12 +271,13 @@ def main(
     leaving: float,
     slots: int,
     context: int,
+    threads: int,
     engine_seconds: float,
 ) -> None:
     """Engine, server, engine again."""
     gguf, adapter = gguf or bundled.base(), adapter or bundled.adapter()
-    alone = [engine_alone(gguf, adapter, slots, context, engine_seconds)]
-    process, url = serving(gguf, adapter, slots, context)
+    alone = [engine_alone(gguf, adapter, slots, context, threads, engine_seconds)]
+    process, url = serving(gguf, adapter, slots, context, threads)
     try:
         asyncio.run(ready(url))
         found = asyncio.run(
@@ -266,13 +287,12 @@ def main(
                 streams=streams,
                 seconds=seconds,
                 leaving=leaving,
-                adapter=adapter.name,
             )
         )
     finally:
         process.terminate()
         process.wait(30)
-    alone.append(engine_alone(gguf, adapter, slots, context, engine_seconds))
+    alone.append(engine_alone(gguf, adapter, slots, context, threads, engine_seconds))
     memory = found["memory_mb"]
     growth = memory[-1] - memory[len(memory) // 2] if memory else 0.0
     found |= {
@@ -289,6 +309,7 @@ def main(
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["engine"]:
-        run_engine(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))
+        gguf, adapter, *numbers, seconds = sys.argv[2:]
+        run_engine(gguf, adapter, *map(int, numbers), float(seconds))
     else:
         main()
