@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +29,7 @@ from cmc_local.base_library import llama_cpp
 from cmc_local.base_lora import LoraLike, Loras
 from cmc_local.base_threads import usable_cores
 from cmc_local.base_vocabulary import vocabulary_of
+from cmc_local.closing import Closing
 from cmc_local.errors import GGUFError, PromptTooLong, UsageError
 from cmc_local.vocabulary import Vocabulary
 
@@ -46,7 +46,7 @@ USUAL_CONTEXT = 8192
 128k tokens of it are gigabytes."""
 
 
-class BaseModel:
+class BaseModel(Closing):
     """A GGUF model with one context of `sequences` sequences, each of up to `n_ctx` tokens."""
 
     def __init__(
@@ -320,17 +320,6 @@ class BaseModel:
     def _must_be_open(self) -> None:
         if not self._free.alive:
             raise UsageError(f"{self.path} has been closed: load it again")
-
-    def __enter__(self) -> BaseModel:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _usual_context(trained: int, sequences: int) -> int:

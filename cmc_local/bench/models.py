@@ -13,8 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cmc_local import adapter as adapter_folder
 from cmc_local import token_map
@@ -27,6 +26,7 @@ from cmc_local.bench.arms import Tokens
 from cmc_local.bench.machine import megabytes
 from cmc_local.bench.memory import Memory
 from cmc_local.bench.passages import Passage
+from cmc_local.closing import Closing
 from cmc_local.delta_tokenizer import DeltaPrompt, DeltaTokenizer
 from cmc_local.engine import Engine, Slot
 from cmc_local.loaded_adapter import LoadedAdapter, ready
@@ -60,7 +60,7 @@ class Loading:
     gpu_layers: int = -1
 
 
-class Models:
+class Models(Closing):
     """The models of one measurement; a context manager."""
 
     def __init__(self, loading: Loading) -> None:
@@ -209,15 +209,8 @@ class Models:
             "alpha": self.alpha,
         }
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Free the models; more than once is fine."""
         self._stack.close()
 
     @property

@@ -13,9 +13,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, TypeVar
 
+from cmc_local.closing import Closing
 from cmc_local.errors import DataError, InputError, UsageError
 
 Item = TypeVar("Item")
@@ -28,7 +28,7 @@ Told = Callable[[], None]
 END_BYTES = 16 << 20
 
 
-class Journal:
+class Journal(Closing):
     """The finished items of one measurement; a context manager. Without a path, in memory only."""
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
@@ -75,17 +75,6 @@ class Journal:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._file is not None:

@@ -25,8 +25,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -34,6 +33,7 @@ from llama_cpp import llama_chat_format
 
 from cmc_local.base_threads import leaves_a_core, usual_delta_threads
 from cmc_local.base_vocabulary import vocabulary_of
+from cmc_local.closing import Closing
 from cmc_local.control import check_alpha
 from cmc_local.errors import UsageError
 from cmc_local.integrations.llama_processor import DeltaWorker, Ids, Scores, SteeringProcessor
@@ -50,7 +50,7 @@ Asked = str | Sequence[Mapping[str, Any]]
 """What the deltas are asked: a question, or messages in OpenAI's shape."""
 
 
-class LlamaSteering:
+class LlamaSteering(Closing):
     """Adapters loaded for one open `Llama`, for one reply at a time, like the `Llama` itself.
 
     A context manager, or `close` it; the `Llama` stays open.
@@ -133,17 +133,6 @@ class LlamaSteering:
         self._worker.close()
         self.adapters.clear()
         self.alphas.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Processors(llama_cpp.LogitsProcessorList):  # type: ignore[misc]
