@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from cmc_local.adapter import DeltaShape, Precision
+from cmc_local.delta_library import ort
 
 Logits = NDArray[np.float32]
 _INPUTS = ("input_ids", "seqlens_k", "logit_positions")

@@ -8,9 +8,8 @@ import io
 import sys
 from typing import Literal
 
-import onnxruntime as ort
-
 from cmc_local.adapter import Adapter, Precision
+from cmc_local.delta_library import ort
 from cmc_local.errors import DeviceError, UsageError
 
 Device = Literal["cpu", "cuda"]

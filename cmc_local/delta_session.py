@@ -7,10 +7,9 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import onnxruntime as ort
-
 from cmc_local.adapter import GRAPHS, Adapter, Precision
 from cmc_local.delta_device import CPU_PROVIDER, CUDA_PROVIDER, Device
+from cmc_local.delta_library import ort
 from cmc_local.errors import AdapterError, DeviceError
 from cmc_local.onnx_file import objections
 
@@ -34,6 +33,8 @@ def quiet_options(threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Otherwise each new length of a feed leaves a plan of its memory behind, for ever: some 15 kB.
+    options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong is raised
     for name, value in _SPINNING.items():
         options.add_session_config_entry(f"session.{name}", value)

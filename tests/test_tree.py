@@ -26,6 +26,7 @@ LAYERS = (
     {"hub_errors", "hub", "hub_gguf", "hub_adapter"},
     {"control", "mid_token", "shift_source", "alignment", "base_*", "text_stream"},
     {"tokenizer_from_gguf"},
+    {"delta_library"},
     {"delta_device", "delta_session", "delta_buffers"},
     {"delta"},
     {"speculation", "pacing"},
@@ -44,7 +45,7 @@ LAYERS = (
     {"commands", "evaluate", "server", "integrations", "bench", "__main__"},
 )
 
-ONE_HOME = {"llama_cpp": "base_*.py", "onnxruntime": "delta*.py"}
+ONE_HOME = {"llama_cpp": "base_*.py", "onnxruntime": "delta_library.py"}
 WORKSHOP_ONLY = {
     *("torch", "transformers", "accelerate", "peft"),
     *("onnx", "onnxscript", "gguf", "safetensors"),

@@ -16,13 +16,13 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from cmc_local.adapter import Adapter
 from cmc_local.bench.arms import Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
 from cmc_local.delta import OnnxDelta
+from cmc_local.delta_library import ort
 from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.token_map import TokenMap
 
