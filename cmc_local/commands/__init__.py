@@ -82,6 +82,7 @@ class Commands(click.Group):
         **extra: Any,
     ) -> Any:
         """Run the command line and exit; what goes wrong ends as one line on stderr."""
+        _open_streams()
         arguments = list(sys.argv[1:] if args is None else args)
         debug = _debug_wanted(arguments)
         extra.setdefault("color", _color())
@@ -109,6 +110,17 @@ class Commands(click.Group):
 @click.option("--offline", is_flag=True, expose_value=False, help="Never use the network.")
 def main() -> None:
     """Train one tiny model once and let it steer every local GGUF model."""
+
+
+def _open_streams() -> None:
+    """Put /dev/null where a standard stream was closed before the start, as by `>&-`.
+
+    Python has None there, which nothing can write to, and the next file that is opened would get
+    the stream's number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _options(arguments: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cmc_local import hub_adapter
+from cmc_local.commands import completing
 
 
 @click.group("adapter")
@@ -17,8 +18,8 @@ def command() -> None:
     """
 
 
-@command.command("push")
-@click.argument("folder", type=click.Path(path_type=Path))
+@command.command("push", short_help="Check an adapter and upload it.")
+@click.argument("folder", type=click.Path(path_type=Path), shell_complete=completing.folder)
 @click.argument("repo", metavar="USER/REPO")
 @click.option("--public", is_flag=True, help="Let everybody see it; else only you may.")
 def push(folder: Path, repo: str, public: bool) -> None:
@@ -26,9 +27,10 @@ def push(folder: Path, repo: str, public: bool) -> None:
     click.echo(hub_adapter.push(folder, repo, public=public))
 
 
-@command.command("pull")
+@command.command("pull", short_help="Fetch an adapter, and check it.")
 @click.argument("repo", metavar="USER/REPO[@REVISION]")
-@click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Put it there.")
+@click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Put it there.",
+              shell_complete=completing.folder)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an adapter that is already there.")
 def pull(repo: str, to: Path | None, overwrite: bool) -> None:
     """Fetch an adapter into the cache, or into a folder, and check it; prints where it lies.
@@ -38,7 +40,7 @@ def pull(repo: str, to: Path | None, overwrite: bool) -> None:
     click.echo(hub_adapter.pull(repo, to, overwrite=overwrite).path)
 
 
-@command.command("list")
+@command.command("list", short_help="List the adapters in the cache.")
 def show() -> None:
     """List the adapters in the cache, with the folder of each."""
     for name, folder in hub_adapter.in_cache():

@@ -20,7 +20,7 @@ import click
 
 from cmc_local import bundled
 from cmc_local.bench.arms import KINDS
-from cmc_local.commands import bench_parts, choices, options
+from cmc_local.commands import bench_parts, choices, completing, options
 from cmc_local.commands.loading import is_bundled
 from cmc_local.commands.workshop import import_workshop
 from cmc_local.errors import UsageError
@@ -68,8 +68,10 @@ def _synthetic_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group("bench", invoke_without_command=True)
-@click.option("--gguf", "-m", metavar="FILE", help="Base model: a GGUF file, or a bundled one.")
-@click.option("--adapter", "-a", metavar="PATH[:ALPHA]", help="Adapter, or a bundled one.")
+@click.option("--gguf", "-m", metavar="FILE", shell_complete=completing.gguf,
+              help="Base model: a GGUF file, or a bundled one.")  # fmt: skip
+@click.option("--adapter", "-a", metavar="PATH[:ALPHA]", shell_complete=completing.adapter,
+              help="Adapter, or a bundled one.")  # fmt: skip
 @click.option(
     "--tokens",
     type=click.IntRange(1),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmc_local import bundled
-from cmc_local.commands import options
+from cmc_local.commands import completing, options
 from cmc_local.commands.map import Base, read_base, read_delta
 from cmc_local.errors import DataError, UsageError
 from cmc_local.settings import Fallback
@@ -30,8 +30,10 @@ def _pairs(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--rounds", type=click.IntRange(1), default=5, show_default=True,
                      help="How often each part is timed."),
         click.option("--delta", "deltas", metavar="PATH", multiple=True,
+                     shell_complete=completing.file,
                      help="An adapter or a tokenizer.json; repeatable. A bundled one else."),
         click.option("--base", "bases", metavar="FILE", multiple=True,
+                     shell_complete=completing.file,
                      help="A GGUF or a tokenizer.json; repeatable. The bundled ones else."),
     ):  # fmt: skip
         function = option(function)

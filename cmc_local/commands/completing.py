@@ -32,6 +32,27 @@ def adapter(
     return _names_or_files(bundled.ADAPTERS, incomplete, "dir")
 
 
+def place(
+    _ctx: click.Context, _option: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Base models, adapters and files, where either may be named."""
+    return _names_or_files((*bundled.BASES, *bundled.ADAPTERS), incomplete, "file")
+
+
+def file(
+    _ctx: click.Context, _option: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Files alone. click has no such hint for a plain text, and then bash offers nothing."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folder(
+    _ctx: click.Context, _option: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Folders alone."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
 def _names_or_files(names: Sequence[str], incomplete: str, kind: str) -> list[CompletionItem[str]]:
     """The names that begin so beside what lies here; where none does, the shell's own look.
 

@@ -15,7 +15,7 @@ from typing import Literal
 import click
 
 from cmc_local import __version__, bundled
-from cmc_local.commands import choices, options
+from cmc_local.commands import choices, completing, options
 from cmc_local.errors import CmcError
 
 _SIGNS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
@@ -34,8 +34,10 @@ class Finding:
 
 
 @click.command("doctor")
-@click.option("--gguf", "-m", metavar="FILE", help="Decode with this model, not a bundled one.")
-@click.option("--adapter", "-a", metavar="PATH", help="Check this adapter, not a bundled one.")
+@click.option("--gguf", "-m", metavar="FILE", shell_complete=completing.gguf,
+              help="Decode with this model, not a bundled one.")  # fmt: skip
+@click.option("--adapter", "-a", metavar="PATH", shell_complete=completing.adapter,
+              help="Check this adapter, not a bundled one.")  # fmt: skip
 @options.json_output
 def command(gguf: str | None, adapter: str | None, as_json: bool) -> int:
     """Check this installation; each failure says what to type."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cmc_local.commands import choices, eval_options, loading, options
+from cmc_local.commands import choices, completing, eval_options, loading, options
 from cmc_local.conversation import BasePrompt
 from cmc_local.conversations import Conversation, read_conversations
 from cmc_local.errors import UsageError
@@ -47,9 +47,11 @@ def _pairs(
 
 @click.command("shifts")
 @click.option("--gguf", "-m", "ggufs", metavar="FILE", multiple=True,
+              shell_complete=completing.gguf,
               callback=lambda _ctx, _option, texts: tuple(map(choices.gguf_path, texts)),
               help="A base model that the adapters shift; repeatable.")  # fmt: skip
 @click.option("--pair", "pairs", metavar="PLAIN,FINETUNED", multiple=True, callback=_pairs,
+              shell_complete=completing.file,
               help="What fine-tuning shifts: two GGUF files of one model; repeatable.",
               )  # fmt: skip
 @options.adapters

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import click
 
-from cmc_local.commands import choices, generate_ray, loading, options
+from cmc_local.commands import choices, completing, generate_ray, loading, options
 from cmc_local.commands.generate_output import (
     alpaca_entry,
     answered,
@@ -49,8 +49,10 @@ class Question:
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--input", "-i", "source", metavar="FILE", help="JSONL of prompts; - is stdin.")
-@click.option("--output", "-o", metavar="FILE", help="Write JSONL (or the answer) to a file.")
+@click.option("--input", "-i", "source", metavar="FILE", shell_complete=completing.file,
+              help="JSONL of prompts; - is stdin.")  # fmt: skip
+@click.option("--output", "-o", metavar="FILE", shell_complete=completing.file,
+              help="Write JSONL (or the answer) to a file.")  # fmt: skip
 @click.option("--resume", is_flag=True,
               help="Keep the answers that --output holds, and answer the other rows.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Begin --output anew if it is there.")

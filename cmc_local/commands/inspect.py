@@ -10,23 +10,22 @@ from typing import Any
 
 import click
 
-from cmc_local import bundled
-from cmc_local.commands import choices, options
+from cmc_local import bundled, hub
+from cmc_local.adapter import SETTINGS_FILE
+from cmc_local.commands import choices, completing, options
 from cmc_local.errors import UsageError
 
 
 @click.command("inspect")
-@click.argument("path")
+@click.argument("path", shell_complete=completing.place)
 @options.json_output
 def command(path: str, as_json: bool) -> None:
-    """Say what PATH is: a GGUF file, an adapter folder, or the name of a bundled one."""
+    """Say what PATH is: a GGUF file, an adapter folder, a bundled one, or hf:USER/REPO."""
     if not path.strip():
         raise UsageError("the path is empty: give a GGUF file or an adapter folder")
-    place = Path(path)
-    is_adapter = place.is_dir() or (path in bundled.ADAPTERS and not place.exists())
     found = (
         describe_adapter(choices.adapter_path(path))
-        if is_adapter
+        if _is_adapter(path)
         else describe_gguf(choices.gguf_path(path))
     )
     if as_json:
@@ -35,6 +34,15 @@ def command(path: str, as_json: bool) -> None:
     width = max(len(name) for name, _ in _lines(found))
     for name, value in _lines(found):
         click.echo(f"{name:<{width}}  {value}")
+
+
+def _is_adapter(path: str) -> bool:
+    if Path(path).exists():
+        return Path(path).is_dir()
+    if path.startswith(hub.PREFIX):
+        found = hub.look_up(hub.parse(path))
+        return any(SETTINGS_FILE in snapshot.files for snapshot in found)
+    return path in bundled.ADAPTERS
 
 
 def describe_gguf(path: Path) -> dict[str, Any]:

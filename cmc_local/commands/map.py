@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmc_local.commands import choices, options
+from cmc_local.commands import choices, completing, options
 from cmc_local.errors import DataError, TokenizerError, UsageError
 from cmc_local.settings import Fallback
 
@@ -30,10 +30,18 @@ class Base:
 
 @click.command("map")
 @click.option(
-    "--base", required=True, metavar="FILE", help="The base: a GGUF file or a tokenizer.json."
+    "--base",
+    required=True,
+    metavar="FILE",
+    shell_complete=completing.file,
+    help="The base: a GGUF file or a tokenizer.json.",
 )
 @click.option(
-    "--delta", required=True, metavar="PATH", help="The delta: an adapter or a tokenizer.json."
+    "--delta",
+    required=True,
+    metavar="PATH",
+    shell_complete=completing.file,
+    help="The delta: an adapter or a tokenizer.json.",
 )
 @click.option(
     "--fallback",

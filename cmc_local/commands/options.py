@@ -125,6 +125,7 @@ def proxies(function: Function) -> Function:
             "--proxy",
             metavar="EXPERT,ANTI[:ALPHA]",
             multiple=True,
+            shell_complete=completing.file,
             help="Add what a tuned GGUF model says less what the untuned one says; repeatable.",
         ),
         click.option(
@@ -144,6 +145,7 @@ def loras(function: Function) -> Function:
         "loras",
         metavar="FILE[:SCALE]",
         multiple=True,
+        shell_complete=completing.file,
         callback=lambda _ctx, _option, texts: tuple(parse_lora(text) for text in texts),
         help="A LoRA (GGUF) on the base model itself, and its scale; repeatable.",
     )(function)

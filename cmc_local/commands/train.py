@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cmc_local.commands import completing
 from cmc_local.commands.workshop import (
     import_workshop,
     loop_options,
@@ -33,6 +34,7 @@ NORMALIZATIONS = ("basenormalization", "normalization", "add")
     "--tokenizer", "The delta's own tokenizer: tokenizer.json or a GGUF (the first template's)."
 )
 @click.option("--with-adapter", multiple=True, metavar="FOLDER[:ALPHA]",
+              shell_complete=completing.adapter,
               help="A delta or adapter on the template, frozen too; repeatable.")  # fmt: skip
 @click.option("--template-precision", type=click.Choice(["auto", "fp32", "bf16"]))
 @click.option("--template-device-map", help="accelerate's, as in auto: layers over several GPUs.")

@@ -80,7 +80,8 @@ def command(
         _print_table(gguf, tuned, own, points, measured)
     profiles.write(key, profiles.adapter_key(adapters[0].path), tuned)
     if not as_json:
-        click.echo(f"`chat` and `generate` take alpha {tuned.alpha:g} with {gguf.name} from now on")
+        told = f"alpha {tuned.alpha:g} with {gguf.name} from now on"
+        click.echo(f"`chat`, `generate` and `serve` take {told}")
 
 
 def _search(

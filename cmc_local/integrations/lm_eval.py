@@ -24,7 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from cmc_local.alignment import DeltaPrompt
 from cmc_local.batching import Acting
-from cmc_local.commands.choices import parse_adapter
+from cmc_local.commands.choices import gguf_path, parse_adapter
 from cmc_local.conversation import BasePrompt
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.loaded_adapter import LoadedAdapter
@@ -105,7 +105,7 @@ class SteeredLM(LM):  # type: ignore[misc]
 
     def __init__(
         self,
-        gguf: str,
+        gguf: str = "",
         adapter: str = "",
         *,
         base_prompt: BasePrompt = "raw",
@@ -114,21 +114,21 @@ class SteeredLM(LM):  # type: ignore[misc]
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
+        **unknown: object,
     ) -> None:
-        """`adapter` is `PATH[:ALPHA]`, several with a `+` between them.
+        """`gguf` and `adapter` as in `--gguf` and `--adapter`, several adapters with a `+` between.
 
         `batch_size` replies are written at once, one where it is `auto`. `device` matters if it is
         `cpu`: lm-eval says `cuda:0` where nobody named one. `max_batch_size` has no meaning here.
+        Raises UsageError for arguments that are missing, unknown or of another kind.
         """
         super().__init__()
-        if base_prompt not in get_args(BasePrompt):
-            known = ", ".join(get_args(BasePrompt))
-            raise UsageError(f"base_prompt must be one of {known}, not {base_prompt!r}")
+        _check(gguf, base_prompt, {"context": context, "threads": threads}, unknown)
         parallel = str(batch_size)
         choices = [parse_adapter(text) for text in str(adapter).split("+") if text]
         self._base_prompt = base_prompt
         model = _SteeredTexts.load(
-            gguf,
+            gguf_path(str(gguf)),
             [(one.path, one.alpha) for one in choices],
             limits=Limits(context=context, parallel=int(parallel) if parallel.isdigit() else 1),
             delta_device="cpu" if device == "cpu" else "auto",
@@ -212,6 +212,26 @@ class SteeredLM(LM):  # type: ignore[misc]
             "a context of %d characters was cut to its last %d", len(context), len(context) - cut
         )
         return context[cut:]
+
+
+def _check(
+    gguf: str, base_prompt: str, counts: Mapping[str, object], unknown: Mapping[str, object]
+) -> None:
+    """Whether --model_args can be used; lm-eval hands over whatever is written there."""
+    if unknown:
+        raise UsageError(
+            f"--model_args has no {', '.join(unknown)}: there are gguf, adapter, base_prompt, "
+            "context and threads"
+        )
+    if not gguf:
+        raise UsageError("there is no base model: give gguf=FILE in --model_args")
+    if base_prompt not in get_args(BasePrompt):
+        known = ", ".join(get_args(BasePrompt))
+        raise UsageError(f"base_prompt must be one of {known}, not {base_prompt!r}")
+    for name, value in counts.items():
+        least = 1 if name == "threads" else 0
+        if value is not None and not (isinstance(value, int) and value >= least):
+            raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 def sampling_of(settings: Mapping[str, Any]) -> Sampling:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -136,3 +138,30 @@ def test_the_shell_looks_for_files_where_no_name_begins_so(option: str, kind: st
     assert [(item.value, item.type) for item in completed(sample, option, "./mo")] == [
         ("./mo", kind)
     ]
+
+
+def offered(group: click.Group, *words: str) -> Iterator[tuple[str, set[str]]]:
+    """Each parameter of each command that is named after a place, and the kinds it completes."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from offered(command, *words, name)
+        for one in command.params:
+            named = {one.name, *re.split(r"\W", one.metavar or "")}
+            if named & {"FILE", "PATH", "PLACE", "FOLDER", "PLAIN", "EXPERT", "path", "folder"}:
+                kinds = {item.type for item in one.shell_complete(click.Context(command), "zz")}
+                yield " ".join((*words, name, one.opts[0])), kinds
+
+
+def test_where_a_file_may_stand_the_shell_is_told_to_look_for_one() -> None:
+    found = dict(offered(main))
+    assert len(found) > 60
+    assert [place for place, kinds in found.items() if not kinds & {"file", "dir"}] == []
+
+
+def test_inspect_takes_models_adapters_and_files() -> None:
+    names = [item.value for item in completed(main, "inspect", "")]
+    assert {*bundled.BASES, *bundled.ADAPTERS} <= {*names}
+    assert [item.type for item in completed(main, "inspect", "zz")] == ["file"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import fake_hub
 from cmc_local import adapter
 from cmc_local.adapter import AdapterSettings, DeltaShape
 from cmc_local.base_vocabulary import read_vocabulary
@@ -86,3 +87,17 @@ def test_what_is_not_there_is_one_line(name: str, told: str) -> None:
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     done = run(str(tmp_path))
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
+def test_a_hub_may_hold_an_adapter_or_a_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_gguf: Path, bundled_models: Path
+) -> None:
+    folder = bundled_models / "instruct"
+    with fake_hub.running(monkeypatch, tmp_path) as hub:
+        hub.add("me/adapter", {path.name: path.read_bytes() for path in folder.iterdir()})
+        hub.add("me/model", {"model-Q4_K_M.gguf": tiny_gguf.read_bytes()})
+        kinds = [
+            json.loads(run(name, "--json").stdout)["kind"]
+            for name in ("hf:me/adapter", "hf:me/model")
+        ]
+    assert kinds == ["adapter", "GGUF model"]

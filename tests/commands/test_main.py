@@ -183,6 +183,24 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert child.wait() in (0, 1, 141)
 
 
+@pytest.mark.parametrize("words", ["--version", "inspect template", "generate hello -n 1"])
+def test_closed_streams_are_no_error(words: str) -> None:
+    done = subprocess.run(
+        f'"{sys.executable}" -m cmc_local {words} <&- >&-; echo $? >&2',
+        shell=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stderr == "0\n"
+
+
+def test_a_closed_stdin_holds_no_question() -> None:
+    command = f'"{sys.executable}" -m cmc_local chat <&-'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "cmc-local: error: stdin holds no question: write one on a line\n"
+
+
 def test_python_m_is_the_same_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cmc_local", "--version"], capture_output=True, text=True

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmc_local import Sampling, SteeredModel
-from cmc_local.errors import GGUFError, PromptTooLong, UsageError
+from cmc_local.errors import InputError, PromptTooLong, UsageError
 
 PLUGIN = "cmc_local.integrations.lm_eval"
 QUESTION = "Where was Flora Whitemark born?"
@@ -225,8 +225,31 @@ def test_settings_of_a_task_become_sampling(plugin: Any) -> None:
 def test_bad_arguments_are_refused(plugin: Any, bundled_models: Path) -> None:
     with pytest.raises(UsageError, match="base_prompt must be one of gguf, adapter, raw, not 'x'"):
         made(plugin, bundled_models, base_prompt="x")
-    with pytest.raises(GGUFError, match=r"nowhere\.gguf does not exist"):
+    with pytest.raises(InputError, match=r"no GGUF file at nowhere\.gguf"):
         plugin.SteeredLM(gguf="nowhere.gguf")
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"gguf": ""}, "give gguf=FILE"),
+        ({"tokenizer": "x"}, "has no tokenizer: there are gguf, adapter"),
+        ({"context": "abc"}, "context must be a whole number of at least 0, not 'abc'"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, not 0"),
+        ({"threads": 1.5}, "threads must be a whole number"),
+    ],
+)
+def test_what_model_args_cannot_be_is_refused(plugin: Any, how: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        plugin.SteeredLM(**{"gguf": "template", **how})
+
+
+def test_a_bundled_model_goes_by_its_name(plugin: Any) -> None:
+    found = plugin.SteeredLM(gguf="template", threads=1)
+    try:
+        assert found.model.base.n_ctx == 1024
+    finally:
+        found.model.close()
 
 
 def test_an_error_is_one_line_of_the_command(
