@@ -124,15 +124,23 @@ class ChatSession:
             self.history.pop()
 
     def _compare(self) -> str:
-        """Answer plain, then steered; the steered answer."""
+        """Answer plain, then steered; the steered answer, or the plain one if Ctrl-C came first."""
         sides = (("plain", 0.0), (self.steering(), None))
-        answer = ""
+        answers: list[str] = []
         with self.screen.columns([label for label, _ in sides]) as columns:
             for side, (label, alphas) in enumerate(sides):
+                if self.screen.cancelled():
+                    break
                 if columns is None:
                     self.screen.label(label)
-                answer = self._answer(alphas, self.screen if columns is None else columns[side])
-        return answer
+                pane = self.screen if columns is None else columns[side]
+                answers.append(self._answer(alphas, pane))
+        plain, steered = (*answers, "", "")[:2]
+        if steered or not self.screen.cancelled():
+            return steered
+        if plain:
+            self.screen.note("stopped: the conversation goes on from the plain answer")
+        return plain
 
     def _answer(self, alphas: float | None, pane: Pane) -> str:
         """Stream one answer to a pane; its text."""
@@ -274,11 +282,12 @@ class ChatSession:
             raise UsageError("there is no question to answer again")
         before = self.history[-2:]
         del self.history[-2:]
+        count = len(self.history)
         try:
             self.ask(before[0]["content"])
-        except BaseException:
-            self.history += before
-            raise
+        finally:
+            if len(self.history) == count:  # it failed, or was stopped before the first word
+                self.history += before
 
     def _save(self, rest: str) -> None:
         path = chat_file.place(rest, "/save")

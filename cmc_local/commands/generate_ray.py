@@ -64,6 +64,12 @@ class Steering:
             profile=self.profile,
         )
 
+    def files(self) -> tuple[list[Path], list[Path]]:
+        """The GGUF files, and the folders of the adapters."""
+        pairs = [path for one in self.proxies for path in (one.expert, one.antiexpert)]
+        ggufs = [self.gguf, *pairs, *(one.path for one in self.loras)]
+        return ggufs, [one.path for one in self.adapters]
+
 
 def cluster(function: Function) -> Function:
     """The options of a Ray cluster, as `ray`, `workers` and `worker_gpus`."""
@@ -111,7 +117,7 @@ def answers(
 ) -> Iterator[Iterator[tuple[dict[str, Any], Sequence[str]]]]:
     """For each conversation, in order, what its row gains, and notices; connected meanwhile."""
     # Imported with Ray, which may be absent.
-    from cmc_local.integrations import ray_cluster
+    from cmc_local.integrations import ray_cluster, ray_files
 
     ray_cluster.import_ray()
     from cmc_local.integrations import ray as over_ray
@@ -135,7 +141,7 @@ def answers(
                 {"id": number, "messages": [dict(one) for one in messages]}
                 for number, messages in enumerate(prompts)
             ],
-            here.load,
+            partial(ray_files.same, ray_files.marks(*steering.files()), here.load),
             Asking(sampling, base_prompt=base_prompt),
             workers=workers,
             parallel=steering.limits.parallel,

@@ -10,13 +10,14 @@
 `rows` are those of the JSONL files that `cmc-local generate` and `cmc-local eval nll` read: a list
 of dicts, of which one without an "id" gets its number, or a Ray Dataset with such columns. What
 comes back is in no order, but for the rows of one block; in a Ray Client `streamed` reads it. A
-worker that dies is started again, and its block with it. Every machine needs cmc-local, and the
-models under the same paths. Imports Ray.
+worker that dies is started again, and its block with it, up to `RESTARTS` times. Every machine
+needs cmc-local, and the models under the same paths (`ray_files.py`). Imports Ray.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -26,7 +27,9 @@ from typing import Any, Final
 from cmc_local.conversation import BasePrompt
 from cmc_local.errors import DataError, UsageError
 from cmc_local.evaluate.nll import nll_means
+from cmc_local.integrations import ray_files
 from cmc_local.integrations.ray_cluster import (
+    RESTARTS,
     Workers,
     connected,
     fitted,
@@ -136,16 +139,22 @@ def spread(
         each = min(ROUNDS * parallel, math.ceil(len(numbered) / workers.count))
         blocks = min(math.ceil(len(numbered) / each), MOST_BLOCKS)
         rows, size = ray.data.from_items(numbered, override_num_blocks=blocks), None
-    return rows.map_batches(
-        kind,
-        fn_constructor_kwargs={"load": load, "asking": asking},
-        batch_size=size,
-        batch_format="pyarrow",
-        # One block at work and one waiting: a slow worker holds on to no more than that.
-        compute=ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=2),
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus or None,
-    )
+    with warnings.catch_warnings():
+        # By default Ray Data tries a block that kills its workers for ever, and it warns that the
+        # only way to bound that ends with Ray 2.64.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return rows.map_batches(
+            kind,
+            fn_constructor_kwargs={"load": load, "asking": asking},
+            batch_size=size,
+            batch_format="pyarrow",
+            # One block at work and one waiting: a slow worker holds on to no more than that.
+            compute=ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=2),
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpus or None,
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+        )
 
 
 def streamed(make: Callable[[], Any]) -> Iterator[Row]:
@@ -203,6 +212,8 @@ def _steered(
         (Path(one[0]).absolute(), one[1]) if isinstance(one, tuple) else Path(one).absolute()
         for one in adapters
     ]
-    make = partial(SteeredModel.load, Path(gguf).absolute(), folders, **how)
+    path = Path(gguf).absolute()
+    known = ray_files.marks([path], [one[0] if isinstance(one, tuple) else one for one in folders])
+    make = partial(ray_files.same, known, partial(SteeredModel.load, path, folders, **how))
     limits: Limits = how.get("limits") or Limits()
     return spread(kind, rows, make, asking, workers=workers, parallel=limits.parallel)

@@ -21,6 +21,10 @@ from cmc_local.errors import CmcError, DeviceError, MissingExtra, UsageError
 OBJECTS_BYTES: Final = 200_000_000
 """What a Ray started here keeps of rows in memory; more goes to disk."""
 CONNECT_SECONDS: Final = 5.0
+RESTARTS: Final = 3
+"""How often a worker that dies is started again, and what it had begun tried again."""
+LONGEST_REASON: Final = 300
+"""Characters of what Ray says."""
 
 
 def import_ray() -> Any:
@@ -84,8 +88,9 @@ def fitted(workers: Workers) -> Workers:
 def connected(address: str) -> Iterator[None]:
     """Be connected to a cluster: `auto`, `local` (one of this process), host:port, ray://host:port.
 
-    Ray's own messages stay in its log files. Raises UsageError for an address that is none,
-    DeviceError where no cluster answers.
+    A local one has no dashboard, and listens on the loopback address alone. Ray's own messages stay
+    in its log files. Raises UsageError for an address that is none, DeviceError where no cluster
+    answers.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -116,26 +121,33 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _cause(trace: str) -> CmcError:
-    """The last error of this program in a traceback; where there is none its last line."""
+    """The last error of this program in a traceback; where there is none what Ray says."""
     found = re.findall(r"\bcmc_local\.errors\.(\w+): (.+)", trace)
     if found:
         name, message = found[-1]
         kind: type[CmcError] = getattr(errors, name)
         return kind(message)
+    if died := re.search(r"class_name: MapWorker.*?\bip: (\S+)", trace, re.DOTALL):
+        return DeviceError(
+            f"a worker on machine {died[1]} died {RESTARTS + 1} times (out of memory, or a crash: "
+            "Ray's logs there tell more) and is not started again: ask for fewer workers or fewer "
+            "rows at once, or leave out the row that it dies of"
+        )
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    last = lines[-1] if lines else "no reason given"
+    last = lines[-1][:LONGEST_REASON] if lines else "no reason given"
     return DeviceError(f"a Ray worker failed: {last}; Ray's logs on that machine tell more")
 
 
 def _connect(ray: Any, address: str, how: Mapping[str, Any]) -> None:
     try:
-        ray.init(address, **how)
+        with _loopback(ray) if address == "local" else contextlib.nullcontext():
+            ray.init(address, **how)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "auto":
             raise DeviceError(
                 "no Ray is running here: start one with `ray start --head`, or use local"
             ) from error
-        reason = " ".join(str(error).split())[:300].rstrip(".")
+        reason = " ".join(str(error).split())[:LONGEST_REASON].rstrip(".")
         if "ray[client]" in reason:
             raise MissingExtra(f'{address} needs Ray Client: pip install "ray[client]"') from None
         raise DeviceError(
@@ -156,6 +168,22 @@ def _answers(address: str) -> None:
             f"no Ray is running at {address} ({error.strerror or error}): start one with "
             "`ray start --head`, or use local"
         ) from None
+
+
+@contextlib.contextmanager
+def _loopback(ray: Any) -> Iterator[None]:
+    """A Ray that is started meanwhile listens on 127.0.0.1 alone, as on macOS and Windows.
+
+    Elsewhere Ray puts the machine's own address in place of that one, even if it is given, and
+    listens on all; the variable that says otherwise is read when Ray is imported.
+    """
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

@@ -163,6 +163,45 @@ def test_a_cancelled_answer_keeps_what_was_said(session: ChatSession) -> None:
     assert session.history[-1] == {"role": "assistant", "content": "a"}
 
 
+def test_a_comparison_stopped_in_the_plain_answer_goes_on_from_it(session: ChatSession) -> None:
+    screen = session.screen
+    assert isinstance(screen, Paper)
+    screen.stop_after = 1
+    note = "(stopped: the conversation goes on from the plain answer)"
+    assert drawn(session, "/compare a") == f"[plain]a|{note}"
+    assert [message["content"] for message in session.history] == ["a", "a"]
+
+
+def test_a_comparison_stopped_in_the_steered_answer_keeps_what_was_said(
+    session: ChatSession,
+) -> None:
+    screen = session.screen
+    assert isinstance(screen, Paper)
+    screen.stop_after = 3  # two of the plain answer, and the first of the other
+    shown = drawn(session, "/alpha 0", "/compare a")
+    assert shown == "(bee  alpha 0  (off))[plain]aa|[plain]a|"
+    assert session.history[-1] == {"role": "assistant", "content": "a"}
+
+
+def test_a_steered_answer_stopped_before_its_first_word_leaves_the_plain_one(
+    session: ChatSession,
+) -> None:
+    screen = session.screen
+    assert isinstance(screen, Paper)
+    screen.stop_after = 2
+    drawn(session, "/compare a")
+    assert [message["content"] for message in session.history] == ["a", "aa"]
+
+
+def test_regen_stopped_before_the_first_word_leaves_the_answer(session: ChatSession) -> None:
+    screen = session.screen
+    assert isinstance(screen, Paper)
+    drawn(session, "a")
+    screen.stop_after = 0
+    drawn(session, "/regen")
+    assert [message["content"] for message in session.history] == ["a", "bb"]
+
+
 def test_a_question_that_fails_is_forgotten(session: ChatSession) -> None:
     with pytest.raises(UsageError, match="shorten the prompt"):
         session.take("a" * 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -103,6 +104,25 @@ def test_a_narrow_terminal_shows_them_one_after_the_other(chat) -> None:  # type
     chat.send("/compare b\r")
     for _ in range(2):
         chat.expect(r"\[plain\]\S*\r\n\S*aaa\r\n\S*3 tokens")
+
+
+def test_ctrl_c_in_a_comparison_keeps_the_question_and_what_was_written(
+    chat, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    chat.setwinsize(24, 80)
+    expect_prompt(chat)
+    chat.send("/compare b\r")
+    chat.expect("aaa")
+    chat.sendintr()
+    chat.expect(r"aaa +│ \r\n\d+ tokens")
+    chat.expect("stopped: the conversation goes on from the plain answer")
+    expect_prompt(chat)
+    chat.send(f"/save {tmp_path}/talk.json\r")
+    chat.expect("saved 1 answered question")
+    chat.expect_exact(">")
+    messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    assert messages[0] == {"role": "user", "content": "b"}
+    assert set(messages[1]["content"]) == {"a"}
 
 
 def test_tab_completes_commands_and_files(chat, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

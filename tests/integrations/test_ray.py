@@ -1,7 +1,6 @@
 """Batches over a Ray cluster: what SteeredModel says, with a worker killed, a file cut or absent.
 
-The cluster is one of two cores in this process's children. What a worker does with its rows is
-tested without Ray, on a fake that answers "aa", or "bb" where the question ends in "b".
+The cluster is one of two cores in this process's children.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
-import subprocess
-import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cmc_local import Limits, Sampling, SteeredModel
+from cmc_local import Sampling, SteeredModel
 from cmc_local.commands import main
-from cmc_local.errors import (
-    CmcError,
-    DataError,
-    DeviceError,
-    GGUFError,
-    MissingExtra,
-    UsageError,
-)
+from cmc_local.errors import GGUFError, UsageError
 from cmc_local.evaluate.nll import answer_scores, nll_means
-from fakes import NEWLINE, B, FakeBase
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 64)  # else Ray writes one into the home folder
-pa = pytest.importorskip("pyarrow", reason="Ray's data part is absent: install the extra `ray`")
+pytest.importorskip("pyarrow", reason="Ray's data part is absent: install the extra `ray`")
 ray = pytest.importorskip("ray", reason="Ray is absent: install the extra `ray`")
 from cmc_local.integrations import ray as over_ray  # noqa: E402
 from cmc_local.integrations import ray_cluster, ray_worker  # noqa: E402
@@ -51,14 +42,14 @@ def cluster() -> Iterator[None]:
     ray_cluster.import_ray()
     with contextlib.suppress(KeyError):
         del os.environ["RAY_ADDRESS"]
-    ray.init(
-        "local",
-        num_cpus=2,
-        object_store_memory=80_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="CRITICAL",
-    )
+    how = {
+        "num_cpus": 2,
+        "object_store_memory": 80_000_000,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": "CRITICAL",
+    }
+    ray_cluster._connect(ray, "local", how)
     with ray_cluster._quiet(ray.data.DataContext.get_current()):
         yield
     ray.shutdown()
@@ -113,24 +104,43 @@ def test_answers_are_the_models_though_a_worker_is_killed(
 
 
 def workers_of_this_process() -> list[int]:
-    """The processes of actors that answer: children of this one's raylet."""
-    found = []
+    """The processes of actors that answer."""
+    return [
+        int(place.name)
+        for place in processes_from_here()
+        if b"MapWorker(MapBatches(Answering))" in (place / "cmdline").read_bytes()
+    ]
+
+
+def processes_from_here() -> list[Path]:
+    """This process, and those that it or they have started, in /proc."""
+    parents = {}
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            name = (place / "cmdline").read_bytes()
-            parent = parent_of(place)
-            if b"MapWorker(MapBatches(Answering))" in name and parent_of(parent) == own():
-                found.append(int(place.name))
+            parents[place] = (
+                Path("/proc") / (place / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+    found = [Path("/proc") / str(os.getpid())]
+    for place in found:  # which grows meanwhile
+        found += [child for child, parent in parents.items() if parent == place]
     return found
 
 
-def parent_of(place: Path) -> Path:
-    fields = (place / "stat").read_text().rpartition(")")[2].split()
-    return Path("/proc") / fields[1]
-
-
-def own() -> Path:
-    return Path("/proc") / str(os.getpid())
+def test_a_local_cluster_listens_on_the_loopback_address_alone(cluster: None) -> None:
+    ours = set()
+    for place in processes_from_here():
+        for file in (place / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                ours.add(os.readlink(file))
+    heard = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in ours:  # it listens
+                heard.append(local.partition(":")[0])
+    # 127.0.0.1 in the processor's order of bytes: in IPv4, and as IPv6 writes it.
+    assert set(heard) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert len(heard) >= 3  # what keeps the cluster's state, what starts its workers, this process
 
 
 def test_likelihoods_are_the_models(
@@ -195,6 +205,64 @@ def test_the_command_goes_on_behind_a_cut_off_line(
     assert again.exit_code == 1 and target.read_bytes() == b"".join(found)
 
 
+def test_a_row_that_kills_its_worker_ends_the_run_and_resume_goes_on(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, questions: list[Row]
+) -> None:
+    source, target, deaths = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "deaths"))
+    rows = [json.dumps(row) + "\n" for row in (*questions[:5], {"prompt": "die"}, questions[5])]
+    words = ("-i", str(source), "-o", str(target), "--resume")
+    source.write_text("".join(rows[:2]), "utf-8")
+    assert run(*words).exit_code == 0
+    written = target.read_bytes().splitlines(keepends=True)
+    source.write_text("".join(rows), "utf-8")
+
+    class Mortal(ray_worker.Answering):
+        def work(self, rows: Sequence[Row]) -> list[Row]:
+            if any(row["messages"][-1]["content"] == "die" for row in rows):
+                with deaths.open("a") as file:
+                    file.write("x")
+                if deaths.stat().st_size < 5:  # else this test would have no end
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return super().work(rows)
+
+    for module in (over_ray, ray_cluster):
+        monkeypatch.setattr(module, "RESTARTS", 1)
+    spread = over_ray.spread
+    monkeypatch.setattr(over_ray, "spread", lambda _, *rest, **how: spread(Mortal, *rest, **how))
+    done = run(*words, "--ray", "local", "-p", "1")
+    assert done.exit_code == 1
+    line = done.stderr.splitlines()[-1]
+    assert "error: a worker on machine 127.0.0.1 died 2 times (out of memory, or a crash" in line
+    assert deaths.read_text() == "xx"  # begun once, and once more
+    kept = target.read_bytes().splitlines(keepends=True)
+    assert kept[:2] == written and len(kept) <= 5
+    assert run(*words).exit_code == 0
+    found = target.read_bytes().splitlines(keepends=True)
+    assert found[: len(kept)] == kept and len(found) == 7
+    assert all(json.loads(one)["response"] for one in found)
+
+
+def test_another_file_at_the_same_path_ends_the_run(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundled_models: Path
+) -> None:
+    source, adapter = tmp_path / "in.jsonl", tmp_path / "mine"
+    source.write_text('{"prompt": "a"}\n', "utf-8")
+    shutil.copytree(bundled_models / "instruct", adapter)
+    spread = over_ray.spread
+
+    def elsewhere(*given: Any, **how: Any) -> Any:
+        """Workers meet another adapter than the one that this process has seen."""
+        with (adapter / "adapter.json").open("a") as file:
+            file.write("\n")
+        return spread(*given, **how)
+
+    monkeypatch.setattr(over_ray, "spread", elsewhere)
+    done = run("-i", str(source), "--ray", "local", "--adapter", f"{adapter}:1")
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f"on machine {socket.gethostname()} (" in done.stderr
+    assert f"{adapter / 'adapter.json'} is another file than where the work" in done.stderr
+
+
 def test_the_commands_answers_go_to_stdout(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -223,167 +291,5 @@ def test_workers_that_leave_no_core_to_read_the_rows_are_refused(
     rows = ray.data.range(4)
     with pytest.raises(UsageError, match="2 workers of 1 cores leave none of 2"):
         over_ray.generate(rows, *steered(bundled_models), workers=TWO)
-    over_ray.generate(rows, *steered(bundled_models))  # one worker of one core by default
-
-
-# --- a worker without a cluster --------------------------------------------------------------
-
-
-def echo(seen: tuple[int, ...]) -> tuple[float, ...]:
-    """Two letters like the last one before the last newline, then the end."""
-    at = max((i for i, token in enumerate(seen) if token == NEWLINE), default=0)
-    if len(seen) - at > 2:
-        return (1, 0, 0, 0, 0)
-    return (0, 0, 1, 0, 0) if seen[at - 1] == B else (0, 1, 0, 0, 0)
-
-
-def fake() -> SteeredModel:
-    base = FakeBase(echo, n_ctx=32)
-    return SteeredModel(base, base.sampler, limits=Limits(parallel=3))
-
-
-GREEDY = ray_worker.Asking(Sampling(temperature=0))
-
-
-def test_a_bad_row_costs_no_other_its_answer() -> None:
-    rows = [
-        {"prompt": "b"},
-        {"prompt": "a" * 40},
-        {"prompt": "a"},
-        {"prompt": " "},
-        {"prompt": "b"},
-    ]
-    found = ray_worker.Answering(fake, GREEDY)(pa.Table.from_pylist(rows)).to_pylist()
-    assert [row["prompt"] for row in found] == [row["prompt"] for row in rows]
-    assert [row["response"] for row in found] == ["bb", None, "aa", None, "bb"]
-    assert [bool(row["error"]) for row in found] == [False, True, False, True, False]
-
-
-def test_columns_are_kept_and_nulls_are_no_fields() -> None:
-    table = pa.Table.from_pylist(
-        [
-            {"id": 5, "prompt": "b", "question": None, "response": 3, "messages": None},
-            {"id": 4, "prompt": None, "question": None, "response": None,
-             "messages": [{"role": "user", "content": "a", "name": None}]},
-        ]
-    )  # fmt: skip
-    found = ray_worker.Answering(fake, GREEDY)(table)
-    assert found.column_names == ["id", "prompt", "question", "messages", *ray_worker.ANSWER.names]
-    assert found["id"].to_pylist() == [5, 4]
-    assert found["response"].to_pylist() == ["bb", "aa"]
-
-
-def test_an_answer_that_cannot_be_scored_says_why() -> None:
-    rows = [
-        {"question": "b", "answer": "b"},
-        {"question": "b", "answer": ""},
-        {"question": "b", "answer": "a" * 40},
-        {"question": "b"},
-    ]
-    found = ray_worker.Scoring(fake, GREEDY)(pa.Table.from_pylist(rows)).to_pylist()
-    assert [row["tokens"] for row in found] == [1, 0, 0, 0]
-    assert found[0]["nats"] > 0 and found[1]["error"] is None
-    assert "context" in found[2]["error"] and "expected" in found[3]["error"]
-
-
-def test_a_setting_that_suits_no_row_ends_the_job() -> None:
-    worker = ray_worker.Answering(fake, ray_worker.Asking(alphas={"nobody": 1.0}))
-    with pytest.raises(UsageError, match=r"on machine .* no adapter 'nobody' is loaded"):
-        worker(pa.Table.from_pylist([{"prompt": "b"}]))
-
-
-# --- ways to a cluster -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("workers", "count", "cpus"),
-    [
-        (Workers(), 3, 3),  # one for each machine, a core of the smallest left over
-        (Workers(count=7), 7, 1),  # three on a machine: 3 // 3
-        (Workers(cpus=8), 2, 8),
-        (Workers(gpus=1), 1, 15),
-    ],
-)
-def test_workers_suit_the_machines(workers: Workers, count: int, cpus: int) -> None:
-    machines = [{"CPU": 4.0}, {"CPU": 8.0}, {"CPU": 16.0, "GPU": 1.0}, {"memory": 1.0}]
-    found = workers.on(machines)
-    assert (found.count, found.cpus, found.gpus) == (count, cpus, workers.gpus)
-
-
-def test_workers_that_no_machine_holds_are_refused() -> None:
-    with pytest.raises(UsageError, match="has 9 cores"):
-        Workers(cpus=9).on([{"CPU": 8.0}])
-    with pytest.raises(UsageError, match="has 1 cores and 2 GPUs"):
-        Workers(gpus=2).on([{"CPU": 8.0, "GPU": 1.0}])
-    with pytest.raises(UsageError, match="count must be at least 1, not 0"):
-        Workers(count=0)
-    with pytest.raises(UsageError, match="gpus must be at least 0, not nan"):
-        Workers(gpus=float("nan"))
-
-
-@pytest.fixture
-def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-
-
-@pytest.mark.parametrize("address", ["there", "there:x", ":1", "ray://there", "a:99999", ""])
-def test_an_address_that_is_none_is_refused(unconnected: None, address: str) -> None:
-    with (
-        pytest.raises(UsageError, match="give auto, local, host:port or ray://host:port"),
-        ray_cluster.connected(address),
-    ):
-        pass
-
-
-def test_a_place_where_no_ray_runs_is_named_at_once(unconnected: None) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-        with (
-            pytest.raises(DeviceError, match=f"no Ray is running at {address}"),
-            ray_cluster.connected(address),
-        ):
-            pass
-
-
-def test_work_without_a_cluster_says_how_to_connect(unconnected: None) -> None:
-    with pytest.raises(UsageError, match="not connected to Ray"):
-        ray_cluster.fitted(Workers())
-
-
-@pytest.mark.parametrize(
-    ("trace", "kind", "message"),
-    [
-        ("File x\ncmc_local.errors.DataError: a: b\n\nmore of Ray's", DataError, "a: b"),
-        ("Killed.\nThe worker died\n", DeviceError, "a Ray worker failed: The worker died; .*"),
-    ],
-)
-def test_errors_of_workers_are_one_line(trace: str, kind: type[CmcError], message: str) -> None:
-    with pytest.raises(kind, match=f"^{message}$"), ray_cluster.one_line_errors():
-        raise ray.exceptions.RayError(trace)
-
-
-def test_where_ray_is_absent_the_line_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, bundled_models: Path, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r'pip install "cmc-local\[ray\]"'):
-        ray_cluster.import_ray()
-    source = tmp_path / "in.jsonl"
-    source.write_text('{"prompt": "a"}\n', "utf-8")
-    words = ("generate", "-m", str(bundled_models / "template.gguf"), "-i", str(source))
-    done = CliRunner().invoke(main, (*words, "--ray", "local"))
-    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
-    assert 'ray is not installed: pip install "cmc-local[ray]"' in done.stderr
-
-
-def test_the_command_loads_no_ray_unless_asked_and_nothing_is_reported_home() -> None:
-    program = (
-        "import sys, os, cmc_local, cmc_local.commands.generate\n"
-        "assert not {'ray', 'pyarrow', 'pandas'} & set(sys.modules)\n"
-        "os.environ['RAY_USAGE_STATS_ENABLED'] = '1'\n"
-        "import cmc_local.integrations.ray\n"
-        "from ray._common.usage import usage_lib\n"
-        "assert not usage_lib.usage_stats_enabled()\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    with warnings.catch_warnings(action="error"):  # a user would see Ray's
+        over_ray.generate(rows, *steered(bundled_models))  # one worker of one core by default
