@@ -38,6 +38,7 @@ endif
 .DELETE_ON_ERROR:
 
 help:
+	@echo "make setup     the environment, .venv, and nothing else"
 	@echo "make chat      talk to a bundled model"
 	@echo "make serve     serve it to OpenAI clients and a browser"
 	@echo "make test      lint, types, tests"

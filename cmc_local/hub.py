@@ -112,7 +112,7 @@ def look_up(where: Reference) -> Sequence[Snapshot]:
             return found
         raise InputError(
             f"{where} is not in the cache ({cache_folder()}), and --offline or {offline.VARIABLE} "
-            "forbids to fetch it: run once without"
+            "keeps it from being fetched: run once without"
         )
     try:
         with explained(str(where)):

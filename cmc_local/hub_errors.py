@@ -59,8 +59,7 @@ def _explanation(error: Exception, place: str) -> InputError | None:
             return HubUnreachable("the hub is switched off by the environment: unset it to fetch")
         case _ if isinstance(error, transport | ConnectionError | TimeoutError):
             return HubUnreachable(
-                f"cannot reach {_endpoint()}: look at the network and run the same command again, "
-                "a download goes on where it stopped"
+                f"cannot reach {_endpoint()}: look at the network and run the same command again"
             )
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return InputError(

@@ -120,7 +120,7 @@ def test_llama_cpp_is_built_once(checkout: Path) -> None:
     os.utime(checkout / ".venv" / ".runtime", (0, 0))
     make(checkout, "chat")
     (again,) = calls(checkout)
-    assert again["ARGS"].endswith("-q -e .")
+    assert again["ARGS"].endswith("-q -e .[serve]")
 
 
 def test_other_build_options_build_it_again_and_none_do_not(checkout: Path) -> None:
@@ -145,7 +145,8 @@ def test_chat_installs_no_workshop(checkout: Path) -> None:
 
 def test_set_up_installs_the_workshop_the_evaluation_and_the_test_tools(checkout: Path) -> None:
     make(checkout, "setup")
-    assert calls(checkout)[-1]["ARGS"].endswith("-q -e .[train,eval,dev]")
+    extras = "train,eval,serve,ray,llm,lm-eval,docs,dev"
+    assert calls(checkout)[-1]["ARGS"].endswith(f"-q -e .[{extras}]")
 
 
 def test_set_up_leaves_stdin_to_the_chat_and_stdout_to_the_answer(checkout: Path) -> None:

@@ -229,7 +229,7 @@ class ChatSession:
         yield f"base_prompt = {self.model.asking(self.base_prompt).kind}"
         for name in SETTINGS:
             value = getattr(self.sampling, name)
-            yield f"{name} = {'' if value is None else value}"
+            yield f"{name} = {'' if value in (None, ()) else value}"
 
     def _alpha(self, rest: str) -> None:
         words = rest.split()

@@ -107,7 +107,8 @@ def chosen_key(given: str | None, file: Path | None) -> str | None:
         try:
             given = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {file}: {error}") from error
+            told = getattr(error, "strerror", None) or "it is no text"
+            raise InputError(f"cannot read the key in {file}: {told}") from error
     key = given if given is not None else os.environ.get(KEY_VARIABLE)
     if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
         raise UsageError("an API key is one word of printable ASCII characters: give such a one")
