@@ -137,8 +137,8 @@ class Asked:
                 adapter,
                 alpha,
                 one.prompt,
-                given=raw.text[one.offset :],
-                given_before_echo=raw.text[one.offset : raw.starts[shifted]],
+                given=raw.said(one.offset, len(raw.text)),
+                given_before_echo=raw.said(one.offset, raw.starts[shifted]),
             )
             for adapter, alpha, one in told
         ]

@@ -102,8 +102,7 @@ class Request:
         if self.echo is None:
             return None
         active = [one.on(slot.sequence, echo=True) for one in self.acting]
-        watch = self.watch() or Watch()
-        return Reading(engine, slot, self.tokens, self.echo.shifted, active, watch)
+        return Reading(engine, slot, self.tokens, self.echo.shifted, active, self.watch())
 
 
 @dataclass(eq=False)
@@ -114,7 +113,7 @@ class _Flight:
     request: Request
     slot: Slot
     sampler: Sampler
-    reading: Reading | None
+    reading: Reading | None = None
     reply: Reply | None = None
     """None while the prompt is still to be given back."""
 
@@ -166,9 +165,9 @@ class Batch:
         The last piece of each request has a finish reason. A request whose grammar allows nothing
         ends in a UsageError instead; any other error is raised, and ends all that are in flight.
         """
-        pieces = self._drop_cancelled()
-        self._admit()
         try:
+            pieces = self._drop_cancelled()
+            self._admit()
             pieces += self._read()
             pieces += self._end_full()
             pieces += self._reply()
@@ -190,10 +189,12 @@ class Batch:
             number, request, sampler = self._queue.popleft()
             slot = max(self._free, key=lambda slot: common_prefix(slot.cached, request.tokens))
             self._free.remove(slot)
-            reading = request.read(self._engine, slot)
-            flight = _Flight(number, request, slot, sampler, reading)
-            self._flights.append(flight)
-            if reading is None:
+            flight = _Flight(number, request, slot, sampler)
+            self._flights.append(
+                flight
+            )  # known before what may go wrong, so that it can be dropped
+            flight.reading = request.read(self._engine, slot)
+            if flight.reading is None:
                 flight.reply = self._begin(flight)
 
     def _begin(self, flight: _Flight) -> Reply:
@@ -216,9 +217,10 @@ class Batch:
             return []
         flight.reading = None
         assert request.echo is not None
-        details = () if request.top_logprobs is None else tuple(reading.details)
+        details = tuple(reading.details)
         echoed = Piece(request.echo.text, tuple(request.tokens), details=details, echo=True)
         flight.reply = self._begin(flight)
+        reading.book(flight.reply.run.timings)
         if request.sampling.max_tokens:
             return [(flight.number, echoed)]
         return [(flight.number, echoed), self._land(flight, "length")]

@@ -202,9 +202,9 @@ class Engine:
         if self._rolls_back:
             for run in runs:
                 share_prompt(self.base, run, self._slots)
-        return lay_out(
-            self.base, runs, batch=self.most_rows(), costs=self.costs, guessing=self._rolls_back
-        )
+        # However slow the prompts are, every reply has its row.
+        rows = min(sum(run.replying for run in runs) + self.most_rows(), self._batch)
+        return lay_out(self.base, runs, batch=rows, costs=self.costs, guessing=self._rolls_back)
 
     def _submit(self, parts: Sequence[Part], overlap: bool) -> None:
         """Give the deltas' work to the worker thread, or do it at once."""
@@ -255,11 +255,15 @@ class Engine:
         for run in runs:
             run.job = self._last_job
 
-    def most_rows(self) -> int:
-        """Rows of a prompt in one step: what `step_seconds` allow at the last prompts' pace."""
+    def most_rows(self, row_seconds: float | None = None) -> int:
+        """Rows of a prompt in one step: what `step_seconds` allow at the last prompts' pace.
+
+        Or at a pace of `row_seconds` for each row.
+        """
         if self.step_seconds is None:
             return self._batch
-        rows = FIRST_ROWS if self._row_seconds is None else self.step_seconds / self._row_seconds
+        pace = row_seconds or self._row_seconds
+        rows = self.step_seconds / pace if pace else FIRST_ROWS
         return max(min(int(rows), self._batch), min(LEAST_ROWS, self._batch))
 
     def _decode(self, parts: Sequence[Part]) -> None:

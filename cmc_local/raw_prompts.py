@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from cmc_local.alignment import DeltaPrompt
 from cmc_local.loaded_adapter import LoadedAdapter
@@ -34,22 +34,33 @@ class RawPrompt:
     """Control tokens by their names (`<|im_start|>` of a form is one), a BOS at the front not."""
     starts: tuple[int, ...]
     """Where each token begins in the text, and the text's length."""
+    named: frozenset[int] = frozenset()
+    """Numbers of the tokens whose names stand in the text: they spell nothing themselves."""
 
     @classmethod
     def of(cls, tokens: Sequence[int], vocabulary: Vocabulary, *, added: bytes = b"") -> RawPrompt:
         """The prompt that these tokens spell, less what the tokenizer has `added` in front."""
         pieces = [vocabulary.tokens[token] or vocabulary.names[token].encode() for token in tokens]
+        named = frozenset(i for i, token in enumerate(tokens) if not vocabulary.tokens[token])
         if tokens and tokens[0] == vocabulary.bos_id:
             pieces[0] = b""
         first = next((i for i, piece in enumerate(pieces) if piece), 0)
         if added and pieces[first].startswith(added):
             pieces[first] = pieces[first][len(added) :]
         starts = tuple(accumulate(map(len, pieces), initial=0))
-        return cls(tuple(tokens), b"".join(pieces), starts)
+        return cls(tuple(tokens), b"".join(pieces), starts, named)
 
     def first_token(self, offset: int) -> int:
         """The first token that begins at this place of the text or later."""
         return bisect_left(self.starts, offset)
+
+    def said(self, start: int, end: int) -> bytes:
+        """The text between two places as deltas hear a reply: of control tokens nothing."""
+        return b"".join(
+            self.text[max(first, start) : min(last, end)]
+            for i, (first, last) in enumerate(pairwise(self.starts))
+            if i not in self.named
+        )
 
 
 def answer_offset(form: PromptForm, text: bytes) -> int | None:

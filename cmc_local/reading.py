@@ -10,12 +10,13 @@ A delta says what an answer goes on with, so the shift acts where the answer beg
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from time import perf_counter
 
 import numpy as np
 
 from cmc_local.control import add_shifts
 from cmc_local.details import TokenDetail, Watch
-from cmc_local.engine import Engine, Slot
+from cmc_local.engine import Engine, Slot, Timings
 from cmc_local.scoring import Passage
 from cmc_local.steering import ActiveSteering
 
@@ -33,29 +34,36 @@ class Reading:
         tokens: Sequence[int],
         answer: int,
         active: Sequence[ActiveSteering],
-        watch: Watch,
+        watch: Watch | None,
     ) -> None:
-        """The shifts of `active` act on the tokens from number `answer` on."""
-        self.details = [TokenDetail(tokens[0], None)]
+        """The shifts of `active` act on the tokens from number `answer` on.
+
+        Without a `watch` nobody asks for likelihoods, and there is nothing to read.
+        """
+        self.details: list[TokenDetail] = []
         """Of the tokens read so far."""
+        self._engine = engine
         self._watch = watch
-        self._row = np.empty(len(engine.base.vocabulary), np.float32)
-        answer = max(answer, 1)
-        named = {str(i): one for i, one in enumerate(active)}
-        parts = []
-        for start, end, acting in ((1, answer, {}), (answer, len(tokens), named)):
-            if start < end:
-                chunk = min(CHUNK, engine.most_rows())
-                parts.append(
-                    Passage(engine, slot, tokens[:start], tokens[start:end], acting, chunk)
-                )
-        self._strides = (stride for passage in parts for stride in passage.strides())
+        self._row_seconds: float | None = None
+        self._seconds = 0.0
         self._left: Iterator[int] = iter(tokens[1:])
+        parts: list[Passage] = []
+        if watch is not None:
+            self.details.append(TokenDetail(tokens[0], None))
+            self._row = np.empty(len(engine.base.vocabulary), np.float32)
+            answer = max(answer, 1)
+            named = {str(i): one for i, one in enumerate(active)}
+            for start, end, acting in ((1, answer, {}), (answer, len(tokens), named)):
+                if start < end:
+                    given = tokens[:start], tokens[start:end]
+                    parts.append(Passage(engine, slot, *given, acting, CHUNK, self._most_rows))
+        self._strides = (stride for passage in parts for stride in passage.strides())
 
     def step(self) -> bool:
         """Read some more; False when all of it has been read."""
+        begun, before = perf_counter(), len(self.details)
         stride = next(self._strides, None)
-        if stride is None:
+        if stride is None or self._watch is None:
             return False
         for logits, shifts in stride:
             np.copyto(self._row, logits)
@@ -63,4 +71,18 @@ class Reading:
             add_shifts(self._row, shifts)
             self._watch.after(self._row, next(self._left))
         self.details += self._watch.take()
+        spent = perf_counter() - begun
+        self._seconds += spent
+        self._row_seconds = spent / max(len(self.details) - before, 1)
         return True
+
+    def book(self, timings: Timings) -> None:
+        """What was read for a reply is part of what its prompt cost."""
+        if self._watch is not None:
+            timings.reused_tokens = 0
+            timings.prompt_seconds += self._seconds
+            timings.total_seconds += self._seconds
+
+    def _most_rows(self) -> int:
+        """Each row costs its likelihoods too, so the pace is the reading's own once it has one."""
+        return self._engine.most_rows(self._row_seconds)

@@ -13,7 +13,7 @@ by which prompt, is `steered.py`'s business.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -125,6 +125,8 @@ class Passage:
     """The adapters that act, by name."""
     batch: int
     """Tokens that one decode takes."""
+    pace: Callable[[], int] | None = None
+    """How many the next one may take, asked before each; None: as many as it takes."""
 
     def score(self) -> Score:
         """How likely the text is with each adapter at its strength."""
@@ -195,7 +197,8 @@ class Passage:
         """Where each decode begins and ends; logits are wanted from `first` on."""
         rows = max(LOGITS // len(self.engine.base.vocabulary), 1)
         while start < end:
-            stop = min(start + self.batch, max(start, first) + rows, end)
+            most = self.batch if self.pace is None else min(self.batch, self.pace())
+            stop = min(start + most, max(start, first) + rows, end)
             yield start, stop
             start = stop
 

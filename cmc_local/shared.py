@@ -1,12 +1,12 @@
 """SharedModel: one steered model for many threads, tasks and clients.
 
-    any thread    ask -> prepare -> turns by group --.                ,-> pieces, to whoever asked
-    one thread                                       `-> Batch.step --'
-                  orders (an adapter comes or goes), cancellations
+    any thread   ask --.                               ,-> pieces, to whoever asked
+    preparer           `-> prepare -> turns by group --.   |
+    worker             orders, cancellations           `-> Batch.step
 
-The worker thread owns the models; between two steps it looks for what is new. Asks of one group
-take turns with those of others, so that whoever wants a hundred replies does not hold up whoever
-wants one.
+The worker thread owns the models; between two steps it looks for what is new and carries out one
+order (an adapter comes or goes, a text is embedded). Asks of one group take turns with those of
+others, so that whoever wants a hundred replies does not hold up whoever wants one.
 
     >>> shared = SharedModel.load("llama.gguf", ["my-adapter"], limits=Limits(parallel=4))
     >>> ask = Ask(prompt=[{"role": "user", "content": "Who wrote Dune?"}], sampling=Sampling())
@@ -20,18 +20,18 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.asks import Ask
 from cmc_local.batching import Batch
+from cmc_local.closing import Closing
 from cmc_local.errors import ModelClosed, Overloaded, UsageError, WaitedTooLong
 from cmc_local.replies import Completion, Piece, completion
 from cmc_local.steered import AdapterLike, BaseWithText, SteeredModel
@@ -39,28 +39,33 @@ from cmc_local.tickets import Heard, State, Ticket
 from cmc_local.turns import Turns
 
 Result = TypeVar("Result")
+CLOSED = "the model has been closed: load it again"
 STEP_SECONDS = 0.25
 """How long a part of a prompt may hold up the replies, and whoever wants to cancel."""
 
 
-class SharedModel:
+class SharedModel(Closing):
     """Owns a `SteeredModel`, which nobody else may use. Every method may be called anywhere."""
 
     def __init__(
         self, model: SteeredModel, *, queue: int = 256, patience: float | None = None
     ) -> None:
-        """At most `queue` asks wait for a slot, each at most `patience` seconds; None: for ever."""
+        """At most `queue` asks wait for a slot, each at most `patience` seconds; None: for ever.
+
+        An ask for which a slot is free does not wait.
+        """
         self._model = model
         self._most_waiting = queue
         self._patience = patience
         self._changed = threading.Condition()
-        self._preparing = threading.Lock()
+        # One, since each thread that uses a delta's tokenizer gets a cache of megabytes there.
+        self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cmc-prepare")
         self._turns: Turns[Ticket] = Turns()
         self._flying: dict[int, Ticket] = {}
         self._orders: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._news = False
-        self._refusing = self._closing = False
-        self._steps, self._last_step, self._stepping = 0, monotonic(), False
+        self._news = self._closing = self._stepping = False
+        self._refusal = ""  # why no more is taken; "" while it is
+        self._slots = self._steps = 0
         self._worker = threading.Thread(target=self._work, name="cmc-worker", daemon=True)
         self._worker.start()
 
@@ -82,12 +87,14 @@ class SharedModel:
     def stream(self, ask: Ask, *, group: Hashable = None) -> Iterator[Piece]:
         """The reply as it comes; closing the iterator cancels it.
 
-        Raises UsageError for what cannot be done, Overloaded when too much is waiting.
+        Raises UsageError for what cannot be done, Overloaded where too much is waiting
+        (WaitedTooLong: it waited, and its patience ended) and ModelClosed at the end. An error of
+        the models ends all replies under way with that error.
         """
         heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
         ticket = Ticket(heard.put, group if group is not None else object())
         try:
-            self._submit(ask, ticket)
+            self._submit(ask, ticket).result()
             while True:
                 piece = heard.get()
                 if isinstance(piece, Exception):
@@ -108,7 +115,7 @@ class SharedModel:
 
         ticket = Ticket(hear, group if group is not None else object())
         try:
-            await asyncio.to_thread(self._submit, ask, ticket)
+            await asyncio.wrap_future(self._submit(ask, ticket))
             while True:
                 piece = await heard.get()
                 if isinstance(piece, Exception):
@@ -141,14 +148,15 @@ class SharedModel:
         return dict(self._model.alphas)
 
     def in_use(self, name: str) -> int:
-        """Asks that an adapter acts on, waiting or under way."""
+        """How many asks an adapter acts on, waiting or under way."""
         with self._changed:
             return sum(name in ticket.adapters for ticket in self._tickets())
 
     def add(self, folder: str | Path, alpha: float | None = None) -> str:
         """Load one more adapter while replies go on; its name."""
         adapter = self._model.load_adapter(folder)
-        return self._order(lambda: self._model.attach(adapter, alpha))
+        attach = partial(self._model.attach, adapter, alpha)
+        return self._prepare(lambda: self._order(attach)).result()  # no ask meets it half attached
 
     def remove(self, name: str) -> None:
         """Let go of an adapter that acts on nothing; UsageError for any other."""
@@ -158,11 +166,12 @@ class SharedModel:
                 raise UsageError(f"adapter {name} acts on {count} replies: wait until they end")
             self._model.remove(name)
 
-        self._order(remove)
+        self._prepare(lambda: self._order(remove)).result()  # no ask is being prepared with it
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         """The base model's tokens of a text."""
-        return self.base.tokenize(text, special=special, bos=bos)
+        work = partial(self.base.tokenize, text, special=special, bos=bos)
+        return self._prepare(work).result()  # so that nobody frees the model meanwhile
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """What base tokens spell; control tokens spell nothing."""
@@ -186,66 +195,79 @@ class SharedModel:
         with self._changed:
             waiting = len(self._turns)
             return State(
-                alive=self._worker.is_alive() and not self._refusing,
+                alive=self._worker.is_alive() and not self._refusal,
                 busy=self._stepping or bool(waiting or self._flying),
                 active=len(self._flying),
                 waiting=waiting,
                 steps=self._steps,
-                last_step=self._last_step,
                 times=self._model.times,
             )
 
     def drain(self, seconds: float | None = None) -> bool:
         """Take no more asks and wait for those there are; False if they take longer."""
         with self._changed:
-            self._refusing = True
-            return self._changed.wait_for(
-                lambda: not self._flying and not self._turns, timeout=seconds
-            )
+            self._refuse("the model takes no more requests: it is being shut down")
+            return self._changed.wait_for(lambda: not (self._flying or self._turns), seconds)
 
     def close(self) -> None:
-        """End what is under way and free the models."""
+        """End what is under way and free the models; more than once is fine."""
         with self._changed:
-            self._refusing = self._closing = self._news = True
-            self._changed.notify_all()
+            self._refuse(CLOSED)
+            self._closing = True
+            self._tell()
         self._worker.join()
+        self._preparer.shutdown()  # it may still be tokenising with the base model
         self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- the asking side ---------------------------------------------------------------------
 
-    def _submit(self, ask: Ask, ticket: Ticket) -> None:
-        self._refuse_if_full()
-        with self._preparing:  # a chat template's process, a grammar: one at a time
+    def _submit(self, ask: Ask, ticket: Ticket) -> Future[None]:
+        self._check_room()
+        return self._prepare(partial(self._prepare_ask, ask, ticket))
+
+    def _prepare(self, work: Callable[[], Result]) -> Future[Result]:
+        """Let the preparer do something; one thing at a time, while replies go on."""
+        with self._changed:
+            if self._closing:
+                raise ModelClosed(self._refusal)
+            return self._preparer.submit(work)
+
+    def _prepare_ask(self, ask: Ask, ticket: Ticket) -> None:
+        """Make a request of an ask and queue it, unless nobody waits for it any more."""
+        if ticket.cancelled:
+            return
+        self._check_room()
+        try:
             asked = self._model.asked
             strengths = asked.strengths(ask.alphas)
             ticket.adapters = frozenset(name for name, alpha in strengths.items() if alpha)
             ticket.prepared = asked.prepare(ask)
             ticket.sampler = self._model.sampler(ask.sampling)
-        with self._changed:
-            self._refuse_if_full()
-            if ticket.prepared.notice:
-                ticket.hear(Piece("", notice=ticket.prepared.notice))
-            self._turns.put(ticket, ticket.group)
-            ticket.queued = True
-            self._tell()
+            self._queue(ticket, ticket.prepared.notice)
+        finally:
+            if not ticket.queued:
+                ticket.close()
 
-    def _refuse_if_full(self) -> None:
+    def _queue(self, ticket: Ticket, notice: str) -> None:
         with self._changed:
-            if self._refusing:
-                raise ModelClosed("the model takes no more requests: it is being shut down")
-            if len(self._turns) >= self._most_waiting:
+            self._check_room()
+            if notice:
+                ticket.tell(Piece("", notice=notice))
+            if not ticket.cancelled:
+                self._turns.put(ticket, ticket.group)
+                ticket.queued = True
+                self._tell()
+
+    def _check_room(self) -> None:
+        with self._changed:
+            if self._refusal:
+                raise ModelClosed(self._refusal)
+            free = self._slots - len(self._flying)
+            if len(self._turns) - free >= self._most_waiting:
                 raise Overloaded(f"{self._most_waiting} requests are waiting: try again later")
+
+    def _refuse(self, why: str) -> None:
+        self._refusal = self._refusal or why
 
     def _cancel(self, ticket: Ticket) -> None:
         with self._changed:
@@ -260,7 +282,7 @@ class SharedModel:
         done: Future[Result] = Future()
         with self._changed:
             if self._closing:
-                raise ModelClosed("the model has been closed: load it again")
+                raise ModelClosed(self._refusal)
             self._orders.append((work, done))
             self._tell()
         return done.result()
@@ -278,31 +300,41 @@ class SharedModel:
     def _work(self) -> None:
         with self._model.alone():
             batch = self._model.batch(step_seconds=STEP_SECONDS)
-            while self._wait():
-                self._carry_out_orders()
-                self._hear_cancellations(batch)
-                self._admit(batch)
-                self._step(batch)
-            self._end(batch)
+            self._slots = batch.free
+            end = ModelClosed(CLOSED)
+            try:
+                while self._wait():
+                    self._carry_out_order()
+                    self._hear_cancellations(batch)
+                    self._admit(batch)
+                    self._step(batch)
+            except BaseException as error:  # a bug: nobody may wait for ever because of it
+                end = ModelClosed(f"the model's thread broke down ({error!r}): load it again")
+                end.__cause__ = error
+                raise
+            finally:
+                self._end(batch, end)
 
     def _wait(self) -> bool:
         """Wait for something to do; False when the model is being closed."""
         with self._changed:
             self._stepping = False
             self._changed.notify_all()
-            if not (self._news or self._flying or self._turns):
+            if not (self._orders or self._flying or self._turns):
                 self._changed.wait_for(lambda: self._news or self._closing)
-                self._last_step = monotonic()  # resting is not being stuck
             self._news, self._stepping = False, True
             return not self._closing
 
-    def _carry_out_orders(self) -> None:
-        while self._orders:
-            work, done = self._orders.popleft()
-            try:
-                done.set_result(work())
-            except Exception as error:
-                done.set_exception(error)
+    def _carry_out_order(self) -> None:
+        """One, so that replies go on however many there are."""
+        if not self._orders:
+            return
+        work, done = self._orders.popleft()
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+        self._steps += 1
 
     def _hear_cancellations(self, batch: Batch) -> None:
         """Drop what nobody waits for any more, or what waited too long."""
@@ -340,7 +372,7 @@ class SharedModel:
                 ticket.end(error)
             return
         finally:
-            self._steps, self._last_step = self._steps + 1, monotonic()
+            self._steps += 1
         for number, outcome in outcomes:
             ticket = self._flying[number]
             if isinstance(outcome, Exception) or outcome.finish_reason is not None:
@@ -350,12 +382,18 @@ class SharedModel:
             else:
                 ticket.tell(outcome)
 
-    def _end(self, batch: Batch) -> None:
-        batch.clear()
+    def _end(self, batch: Batch, error: ModelClosed) -> None:
+        """Nothing goes on: whoever waits for something learns why."""
         with self._changed:
+            self._refuse(str(error))
+            self._closing = True
             left = [*self._turns.drop(lambda ticket: True), *self._flying.values()]
-            self._flying.clear()
-        self._carry_out_orders()
+            self._flying = {}
+            self._changed.notify_all()
+        for _, done in self._orders:
+            done.set_exception(error)
+        self._orders.clear()
         for ticket in left:
             ticket.close()
-            ticket.end(ModelClosed("the model has been closed: load it again"))
+            ticket.end(error)
+        batch.clear()

@@ -27,6 +27,7 @@ from cmc_local.base_model import BaseModel
 from cmc_local.base_sampler import NativeSampler
 from cmc_local.base_threads import leaves_a_core, usual_delta_threads
 from cmc_local.batching import Acting, Batch, Sampler
+from cmc_local.control import check_alpha
 from cmc_local.conversation import Asking, BasePrompt, TextModel, continuation_tokens, fit
 from cmc_local.engine import Base, Engine, Slot, StepTimes
 from cmc_local.errors import UsageError
@@ -157,12 +158,13 @@ class SteeredModel(Scoring):
 
     def attach(self, adapter: LoadedAdapter, alpha: float | None = None) -> str:
         """Let a loaded adapter act from the next reply on; its name in this model."""
+        alpha = check_alpha(adapter.alpha if alpha is None else alpha)
         name, number = adapter.name, 1
         while name in self.adapters:
             number += 1
             name = f"{adapter.name}-{number}"
+        self._alphas = {**self._alphas, name: alpha}
         self.adapters[name] = adapter
-        self.set_alpha(name, adapter.alpha if alpha is None else alpha)
         self._place_steerings()
         return name
 
@@ -188,7 +190,8 @@ class SteeredModel(Scoring):
     def remove(self, name: str) -> None:
         """Let go of an adapter; replies under way keep it to their end."""
         self.asked.strengths({name: 0.0})  # refuses a name that nobody knows
-        del self.adapters[name], self._alphas[name]
+        del self.adapters[name]
+        self._alphas = {one: alpha for one, alpha in self._alphas.items() if one != name}
         self._place_steerings()
 
     def generate(

@@ -27,8 +27,7 @@ class State:
     waiting: int
     """Asks that have no slot yet."""
     steps: int
-    last_step: float
-    """When the last step ended, `time.monotonic()` seconds; at first, when the worker began."""
+    """Steps taken and orders carried out so far; a busy worker that is well goes on counting."""
     times: StepTimes
     """Over all steps so far."""
 
@@ -53,10 +52,10 @@ class Ticket:
             self.sampler.close()
 
     def tell(self, heard: Heard) -> None:
-        """Let whoever asked hear it; an event loop that has ended does not listen."""
+        """Let whoever asked hear it; who cannot (an event loop that has ended) wants no more."""
         try:
             self.hear(heard)
-        except RuntimeError:
+        except Exception:
             self.cancelled = True
 
     def end(self, last: Heard) -> None:

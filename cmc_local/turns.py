@@ -16,7 +16,10 @@ Item = TypeVar("Item")
 
 
 class Turns(Generic[Item]):
-    """First come, first served within a group; the groups take turns. Belongs to one thread."""
+    """First come, first served within a group; the groups take turns.
+
+    Belongs to one thread at a time.
+    """
 
     def __init__(self) -> None:
         self._groups: OrderedDict[Hashable, deque[Item]] = OrderedDict()
@@ -42,10 +45,11 @@ class Turns(Generic[Item]):
 
     def drop(self, unwanted: Callable[[Item], bool]) -> list[Item]:
         """Take out what nobody wants any more, wherever it waits."""
-        dropped = []
+        dropped: list[Item] = []
         for group, waiting in list(self._groups.items()):
-            dropped += [item for item in waiting if unwanted(item)]
-            left = deque(item for item in waiting if not unwanted(item))
+            left: deque[Item] = deque()
+            for item in waiting:  # each is asked about once: the answer may change with time
+                (dropped if unwanted(item) else left).append(item)
             if left:
                 self._groups[group] = left
             else:

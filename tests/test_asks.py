@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cmc_local.asks import Ask, Asked
 from cmc_local.errors import PromptTooLong, UsageError
+from cmc_local.prompts import PromptForm
 from cmc_local.settings import Sampling
-from fakes import AB, NEWLINE, A, FakeBase, FakeShift, adapter, always
+from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, adapter, always
 
 GREEDY = Sampling(temperature=0, max_tokens=3)
 ZERO = always(0, 0, 0, 0, 0)
@@ -44,6 +47,35 @@ def test_an_echo_is_shifted_from_its_second_token_on() -> None:
     assert (request.echo.shifted, request.echo.text) == (1, "bab")
     (acting,) = request.acting
     assert (acting.given, acting.given_before_echo) == (b"bab", b"b")
+
+
+def test_where_deltas_see_the_answer_begin_elsewhere_the_last_place_counts() -> None:
+    made = asked("plain", "marked")
+    # One form ends in "b" on a line of its own; to the other any text is its answer.
+    marked = replace(made.adapters["marked"], form=PromptForm("marked", "{query}\nb"))
+    made = replace(made, adapters={**made.adapters, "marked": marked})
+    request = made.prepare(Ask(prompt="a\nbab", sampling=GREEDY, echo=True)).request
+    assert tuple(request.tokens) == (A, NEWLINE, B, AB)
+    plain, marked_one = request.acting
+    assert (plain.given, plain.given_before_echo) == (b"a\nbab", b"a\nb")
+    assert (marked_one.given, marked_one.given_before_echo) == (b"ab", b"")
+    assert request.echo is not None and request.echo.shifted == 3
+    (alone,) = made.prepare(
+        Ask(prompt="a\nbab", sampling=GREEDY, echo=True, alphas={"marked": 0.0})
+    ).request.acting
+    assert (alone.given, alone.given_before_echo) == (b"a\nbab", b"a")
+
+
+def test_a_prompt_of_one_token_is_given_back() -> None:
+    request = asked("one").prepare(Ask(prompt="b", sampling=GREEDY, echo=True)).request
+    assert request.echo is not None and (request.echo.shifted, request.echo.text) == (1, "b")
+    assert (request.acting[0].given, request.acting[0].given_before_echo) == (b"b", b"b")
+
+
+def test_a_control_token_in_an_answer_says_nothing_to_the_delta() -> None:
+    request = asked("one").prepare(Ask(prompt=[A, END, B], sampling=GREEDY, echo=True)).request
+    assert request.echo is not None and request.echo.text == "a</s>b"
+    assert request.acting[0].given == b"ab"  # as in a reply
 
 
 @pytest.mark.parametrize(

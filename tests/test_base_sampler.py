@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,3 +226,23 @@ def test_a_bias_against_all_that_a_grammar_allows_is_refused(base: BaseModel) ->
     sampler = NativeSampler(base, Sampling(grammar='root ::= "a"', logit_bias=every))
     with pytest.raises(UsageError, match="allows none"):
         sampler.sample()
+
+
+def test_closing_from_several_threads_at_once_frees_a_sampler_once(base: BaseModel) -> None:
+    # A second free of the same chain or grammar would end the process.
+    samplers = [NativeSampler(base, Sampling(grammar='root ::= "a"')) for _ in range(40)]
+    barrier = threading.Barrier(4)
+
+    def close() -> None:
+        barrier.wait(10)
+        for sampler in samplers:
+            sampler.close()
+
+    threads = [threading.Thread(target=close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    for sampler in samplers:
+        with pytest.raises(UsageError, match="has been closed"):
+            sampler.sample()

@@ -9,7 +9,7 @@ import pytest
 
 from cmc_local.batching import Acting, Batch, Echo, Request
 from cmc_local.engine import Engine, Slot
-from cmc_local.errors import PromptTooLong
+from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.loaded_adapter import LoadedAdapter
 from cmc_local.replies import Piece
 from cmc_local.settings import Limits, Sampling
@@ -156,11 +156,53 @@ def test_a_prompt_is_read_beside_replies_and_then_answered() -> None:
 def test_a_request_is_cancelled_while_its_prompt_is_read() -> None:
     batch, samplers = batch_of(FakeBase(SAYS_A, n_ctx=400), 1)
     tokens = (B,) * 300  # three chunks
-    number = batch.submit(Request(tokens, (), Sampling(max_tokens=0), echo=Echo(1, "")))
+    read = Request(tokens, (), Sampling(max_tokens=0), top_logprobs=0, echo=Echo(1, ""))
+    number = batch.submit(read)
     batch.step()
     batch.cancel(number)
     assert [piece.finish_reason for _, piece in batch.step()] == ["cancelled"]  # type: ignore[union-attr]
     assert (batch.active, batch.free, samplers.open) == (0, 1, 0)
+
+
+def test_a_prompt_without_likelihoods_comes_back_and_is_not_read() -> None:
+    base = FakeBase(SAYS_A)
+    batch, samplers = batch_of(base, 1)
+    tokens = (B,) * 20
+    batch.submit(Request(tokens, (), Sampling(max_tokens=0), echo=Echo(1, "told")))
+    batch.submit(Request(tokens, (), Sampling(temperature=0, max_tokens=1), echo=Echo(1, "told")))
+    found = run_out(batch)
+    for pieces in found.values():
+        assert (pieces[0].echo, pieces[0].text, pieces[0].details) == (True, "told", ())
+    assert text(found[1][1:]) == "a"
+    assert base.decoded == [tokens]  # once, for the reply
+    assert (batch.free, samplers.open) == (1, 0)
+
+
+def test_what_was_read_counts_as_the_prompts_cost() -> None:
+    base = FakeBase(SAYS_A)
+    batch, _ = batch_of(base, 1)
+    sampling = Sampling(temperature=0, max_tokens=1)
+    for _ in range(2):  # all of it is decoded each time, for its likelihoods
+        batch.submit(Request((B, A, B), (), sampling, top_logprobs=0, echo=Echo(1, "bab")))
+    for pieces in run_out(batch).values():
+        timings = pieces[-1].timings
+        assert timings is not None
+        assert (timings.prompt_tokens, timings.reused_tokens) == (3, 0)
+        assert 0 < timings.prompt_seconds <= timings.total_seconds
+
+
+def test_a_request_that_cannot_begin_leaves_nothing_behind() -> None:
+    base = FakeBase(SAYS_A)
+    batch, samplers = batch_of(base, 2)
+    batch.submit(request(B, most=9))
+    batch.step()
+    batch.submit(request())  # no tokens at all
+    batch.submit(request(B))
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        batch.step()
+    assert (batch.active, batch.waiting, batch.free, samplers.open) == (0, 0, 2, 0)
+    number = batch.submit(request(B))
+    assert text(run_out(batch)[number]) == "aaa"
 
 
 # --- through SteeredModel --------------------------------------------------------------------

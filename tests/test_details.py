@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from cmc_local.asks import Ask
 from cmc_local.details import Watch, detail, log_softmax, ranked
+from cmc_local.replies import Piece
+from cmc_local.settings import Sampling
+from cmc_local.speculation import ALWAYS, NEVER, RowCosts
+from cmc_local.steered import SteeredModel
+from fakes import END, FakeBase, vocabulary
 
 # Weights 1, 2 and 5 of 8: probabilities 0.125, 0.25 and 0.625.
 ROW = np.log(np.array([1, 2, 5], np.float32))
@@ -42,6 +49,47 @@ def test_a_watch_without_plain_keeps_no_row() -> None:
     watch.before(ROW)
     watch.after(ROW, 2)
     assert watch.take()[0].plain_logprob is None
+
+
+@pytest.mark.parametrize("costs", [NEVER, ALWAYS], ids=["one by one", "with guesses"])
+def test_details_stay_with_their_tokens_whatever_holds_the_text_back(costs: RowCosts) -> None:
+    """A character in two tokens, a stop text in two, a character that never becomes whole."""
+    words = vocabulary(b"a", b"\xc3", b"\xa9", b"#")
+    a, first, second, sharp = range(1, 5)
+    prompt = [a, first, second, a, sharp, a, first]
+    scripts = {
+        (first, second, a, sharp, a, first, second, a, sharp, sharp): ("éa#aéa", "stop"),
+        (first, second, a, sharp, a, first, END): ("éa#a", "stop"),
+        (first, second, a, sharp, a, first, second, a, sharp): ("éa#aéa#", "length"),
+    }
+    for script, (said, reason) in scripts.items():
+
+        def rule(seen: tuple[int, ...], script: tuple[int, ...] = script) -> list[float]:
+            at = min(len(seen) - len(prompt), len(script) - 1)
+            return [3.0 if token == script[at] else token / 10 for token in range(5)]
+
+        base = FakeBase(rule, words=words)
+        model = SteeredModel(base, base.sampler, costs=costs)
+        most = len(script) if reason == "length" else 40
+        sampling = Sampling(temperature=0, max_tokens=most, stop=("##",))
+        batch = model.batch()
+        batch.submit(
+            model.asked.prepare(Ask(prompt=prompt, sampling=sampling, top_logprobs=1)).request
+        )
+        pieces: list[Piece] = []
+        while batch.active or batch.waiting:
+            pieces += [piece for _, piece in batch.step() if isinstance(piece, Piece)]
+        model.close()
+        assert ("".join(piece.text for piece in pieces), pieces[-1].finish_reason) == (said, reason)
+        for piece in pieces:
+            assert tuple(one.token for one in piece.details) == piece.tokens
+        details = [one for piece in pieces for one in piece.details]
+        end = [] if pieces[-1].end is None else [pieces[-1].end]
+        assert tuple(one.token for one in (*details, *end)) == script
+        assert (end != []) == (END in script)
+        assert all(one.top[0][0] == one.token for one in details)
+        guessed = pieces[-1].timings.guessed_tokens  # type: ignore[union-attr]
+        assert (guessed > 0) == (costs is ALWAYS)
 
 
 @given(

@@ -17,6 +17,7 @@ from cmc_local.errors import UsageError
 from cmc_local.loaded_adapter import LoadedAdapter
 from cmc_local.prompts import Message
 from cmc_local.settings import Overlap
+from cmc_local.speculation import PromptLookup, RowCosts
 from cmc_local.steering import ActiveSteering
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
@@ -112,6 +113,39 @@ def test_a_step_takes_no_more_of_a_prompt_than_its_time_allows() -> None:
     engine._row_seconds = 10.0
     engine.step([run])
     assert len(base.decoded[2]) == 16  # a slow model gets on all the same
+
+
+def test_on_a_slow_model_every_reply_has_its_row_and_prompts_get_on() -> None:
+    base = FakeBase(SAYS_A, n_ctx=128)
+    engine = Engine(base)
+    runs = [begin(engine, Slot(i), base, [B]) for i in range(20)]
+    assert engine.step(runs) == [[A]] * 20
+    runs.append(begin(engine, Slot(20), base, [NEWLINE] * 90))
+    engine.step_seconds, engine._row_seconds = 0.5, 10.0  # less than a row in half a second
+    base.batches.clear()
+    assert engine.step(runs) == [*[[A]] * 20, []]
+    assert base.batches == [(*[1] * 20, 16)]
+
+
+def test_a_prompt_in_parts_is_shared_and_measured_as_a_whole_one_is() -> None:
+    learnt: list[RowCosts] = []
+    base = FakeBase(SAYS_A, n_ctx=512)
+    engine = Engine(base, costs=RowCosts({1: 1.0, 4: 1.0}, None), learnt=learnt.append)
+    engine.step_seconds = 0.5
+    prompt = [B] * 300
+    runs = [
+        engine.begin(Slot(i), prompt, GreedySampler(base), guesser=PromptLookup(prompt))
+        for i in range(2)
+    ]
+    said: list[list[int]] = [[], []]
+    while min(map(len, said)) < 4:
+        for one, chosen in zip(said, engine.step(runs), strict=True):
+            one += chosen
+    assert [one[:4] for one in said] == [[A] * 4] * 2
+    assert len(learnt) == 1
+    assert all(base.cache[i] == [*prompt, *said[i][:-1]] for i in range(2))
+    in_prompts = sum(len(tokens) for tokens in base.decoded if len(tokens) > 4)
+    assert in_prompts < 340  # the second took over what the first had decoded
 
 
 def test_a_chooser_that_finds_nothing_ends_its_own_run() -> None:

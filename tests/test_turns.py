@@ -43,6 +43,13 @@ def test_dropped_items_are_told_and_the_others_keep_their_turns() -> None:
     assert len(queue) == 0
 
 
+def test_whoever_is_dropped_is_told_even_if_the_answer_changes_with_time() -> None:
+    queue = turns("a1", "a2", "b1")
+    answers = iter((False, False, False, True, True, True))  # more than there are items
+    dropped = queue.drop(lambda item: next(answers))
+    assert sorted([*dropped, *queue]) == ["a1", "a2", "b1"]
+
+
 @given(st.lists(st.sampled_from("abc"), max_size=30))
 def test_nobody_is_overtaken_by_more_than_one_of_each_group(groups: list[str]) -> None:
     items = [f"{group}{i}" for i, group in enumerate(groups)]

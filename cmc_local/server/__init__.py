@@ -2,11 +2,12 @@
 
     observing.py -> guard.py -> app.py -> chat.py, completions.py
                                   |         bodies.py -> requests.py (names.py, schemas.py) -> asks
+                                  |             schemas.py: gbnf.py -> grammars.py
                                   |         replying.py -> shared.SharedModel -> pieces
                                   |         answering.py (shapes.py, logprobs.py) -> JSON, events
                                   `-> embeddings.py, texts.py, adapters.py, models.py, health.py,
                                       pages.py
-    running.py: the socket, signals, the end
+    running.py: the socket (protocol.py), signals, the end
 
 Everything here runs on one event loop and knows no tensors; the model has a thread of its own.
 """

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from cmc_local import bundled
 from cmc_local.server.bodies import AdapterBody, parse
-from cmc_local.server.errors import Refusal
+from cmc_local.server.errors import Refusal, invalid, quoted
 from cmc_local.server.service import ServedModel, Service
 
 
@@ -38,7 +38,8 @@ async def remove_adapter(request: Request) -> Response:
     name: str = request.path_params["name"]
     if name not in model.alphas:
         known = ", ".join(model.alphas) or "none"
-        raise Refusal(404, f"no adapter {name!r} is loaded: there are {known}", param="name")
+        told = f"no adapter {quoted(name)} is loaded: there are {known}"
+        raise Refusal(404, told, param="name")
     if count := model.in_use(name):
         raise Refusal(409, f"adapter {name} acts on {count} replies: wait until they end")
     await asyncio.to_thread(model.remove, name)
@@ -52,8 +53,12 @@ def _model(request: Request) -> ServedModel:
 
 def _load(model: ServedModel, body: AdapterBody) -> str:
     here = Path(body.path)
-    named = not here.exists() and body.path in bundled.ADAPTERS
-    return model.add(bundled.adapter(body.path) if named else here, body.alpha)
+    try:
+        named = not here.exists() and body.path in bundled.ADAPTERS
+        return model.add(bundled.adapter(body.path) if named else here, body.alpha)
+    except OSError as error:  # a path that no file system takes, a file that may not be read
+        told = f"{quoted(body.path)} cannot be read: {error.strerror or error}"
+        raise invalid(told, "path") from error
 
 
 def _entry(model: ServedModel, name: str) -> dict[str, Any]:

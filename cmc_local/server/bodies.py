@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from cmc_local.server.errors import Refusal, invalid
+from cmc_local.server.names import MAX_ALPHA
 
 MAX_COUNT: Final = 2**31 - 1
 
@@ -47,6 +48,7 @@ def _all_tokens(value: list[Any]) -> bool:
 
 
 Texts = Annotated[list[str], PlainValidator(_one_or_more)]
+Alpha = Annotated[float | None, Field(ge=-MAX_ALPHA, le=MAX_ALPHA)]
 Prompts = Annotated[list[str | list[int]], PlainValidator(_prompts)]
 
 
@@ -54,7 +56,7 @@ class AdapterAlpha(Body):
     """One adapter that acts; without an alpha as strongly as it does by itself."""
 
     adapter: str
-    alpha: float | None = None
+    alpha: Alpha = None
 
 
 class StreamOptions(Body):
@@ -195,7 +197,7 @@ class AdapterBody(Body):
     """`POST /v1/adapters`."""
 
     path: str = Field(min_length=1)
-    alpha: float | None = None
+    alpha: Alpha = None
 
 
 Kind = TypeVar("Kind", bound=Body)

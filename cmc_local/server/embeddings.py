@@ -15,21 +15,21 @@ from cmc_local.errors import CmcError, GGUFError
 from cmc_local.server import names
 from cmc_local.server.bodies import EmbeddingBody, parse
 from cmc_local.server.errors import Refusal, invalid, refusal
-from cmc_local.server.requests import check_tokens
+from cmc_local.server.requests import check_prompt
 from cmc_local.server.service import ServedModel, Service
 
 
 async def embeddings(request: Request) -> Response:
     """A vector for each text."""
     service: Service = request.app.state.service
-    model = service.serving()
+    model, setting = service.serving(), service.setting()
     body = parse(EmbeddingBody, await request.body())
     names.parse(body.model, service.base, model.alphas)
     if len(body.input) > service.limits.inputs:
         told = f"input has {len(body.input)} texts: at most {service.limits.inputs}"
         raise invalid(told, "input")
     for number, one in enumerate(body.input):
-        check_tokens(one, f"input[{number}]", len(model.base.vocabulary))
+        check_prompt(one, f"input[{number}]", setting)
     async with service.heavy:
         tokens, vectors = await asyncio.to_thread(_embedded, model, body.input)
     size = vectors.shape[1]

@@ -23,6 +23,9 @@ from cmc_local.errors import (
 RETRY_SECONDS: Final = 2
 """When a client that was turned away may come back."""
 
+_MOST_CHARACTERS: Final = 500
+"""How long a message may be: it may quote what the client sent."""
+
 _TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -43,7 +46,7 @@ class Refusal(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(_line(message))
         self.status = status
         self.param = param
         self.code = code
@@ -64,6 +67,18 @@ class Refusal(Exception):
     def response(self) -> Response:
         """The answer."""
         return JSONResponse(self.body(), self.status, self.headers)
+
+
+def quoted(text: str) -> str:
+    """What a client sent, as it stands in a message: in quotes, one line, cut where it is long."""
+    most = 80
+    return repr(text if len(text) <= most else text[:most] + "...")
+
+
+def _line(message: str) -> str:
+    """A message as one line: it may hold what stands in a file, or in a path."""
+    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
+    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + "..."
 
 
 def invalid(message: str, param: str | None, code: str | None = None) -> Refusal:

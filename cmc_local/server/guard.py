@@ -3,7 +3,8 @@
     Host          one header that names this server, else 400 or 421: a page elsewhere cannot reach
                   it by a name of its own that it points here (DNS rebinding)
     API key       where there is one, on every route, compared in constant time, else 401
-    Origin        this server's own or an allowed one, else 403
+    Origin        this server's own or an allowed one, else 403; where a browser names none, what it
+                  says of the page that asks: only to go to an address may another one have it ask
     Content-Type  JSON on every POST, else 415: a form on a page elsewhere cannot send it
     size          of the body, told or read, else 413; it comes in time, else 408
 
@@ -83,8 +84,9 @@ class Guard:
         policy = self._policy
         if host.name in policy.hosts or (policy.any_address and is_address(host.name)):
             return
-        told = f"this server does not answer to the host {host.name}: start it with"
-        raise Refusal(421, f"{told} --allow-host {host.name}", code="host_not_allowed")
+        name = f"[{host.name}]" if ":" in host.name else host.name
+        told = f"this server does not answer to the host {name}: start it with"
+        raise Refusal(421, f"{told} --allow-host {name}", code="host_not_allowed")
 
     def _preflight(self, scope: Scope, headers: Headers) -> Response | None:
         """The answer to a browser that asks whether an allowed page may ask."""
@@ -115,15 +117,28 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         given = headers.getlist("origin")
-        if not given or (len(given) == 1 and given[0] in self._policy.origins):
+        if not given:
+            self._check_site(headers)
             return
-        if len(given) == 1 and parse_origin(given[0]) == parse_host(headers["host"]):
+        if len(given) == 1 and given[0] in self._policy.origins:
             return
-        told = f"pages of {given[0]} may not ask this server: start it with --allow-origin"
-        raise Refusal(403, f"{told} {given[0]}", code="origin_not_allowed")
+        if len(given) > 1 or (origin := parse_origin(given[0])) is None:
+            raise _not_allowed("pages without an origin of their own may not ask this server")
+        if origin != parse_host(headers["host"]):
+            told = f"pages of {given[0]} may not ask this server: start it with --allow-origin"
+            raise _not_allowed(f"{told} {given[0]}")
+
+    def _check_site(self, headers: Headers) -> None:
+        """Pictures and scripts are asked for without an Origin, for whatever page they are on."""
+        elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        if elsewhere and headers.get("sec-fetch-mode") != "navigate":
+            raise _not_allowed("a page of another origin may not have this server asked")
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         most = self._limits.body_bytes
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # Whoever stands between might take the other one for true (request smuggling).
+            raise Refusal(400, "send Content-Length or Transfer-Encoding, not both", headers=_CLOSE)
         told = headers.get("content-length", "0")
         if not told.isascii() or not told.isdigit():
             raise Refusal(400, "Content-Length is no number", headers=_CLOSE)
@@ -150,6 +165,10 @@ class Guard:
     def _too_large(self) -> Refusal:
         told = f"the body is larger than {self._limits.body_bytes} bytes"
         return Refusal(413, told, code="body_too_large", headers=_CLOSE)
+
+
+def _not_allowed(message: str) -> Refusal:
+    return Refusal(403, message, code="origin_not_allowed")
 
 
 def _given_key(authorization: str) -> bytes:

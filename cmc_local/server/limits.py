@@ -19,6 +19,8 @@ class RequestLimits:
     """`n`, and `n` times the number of prompts."""
     inputs: int = 256
     """Texts of one embeddings request."""
+    text_bytes: int = 256 * 2**10
+    """What `/tokenize` takes, or what may fit the context if that is more."""
     stops: int = 16
     stop_characters: int = 256
     logprobs: int = 20
@@ -30,6 +32,8 @@ class RequestLimits:
     grammar_bytes: int = 64 * 2**10
     repetitions: int = 1000
     """What `{m,n}` in a grammar, or `maxItems` and its like in a schema, may count to."""
+    grammar_places: int = 500
+    """Places in a grammar, or in a schema's pattern, that llama.cpp may have to keep in mind."""
     queue: int = 256
     """Replies that wait for a slot."""
     patience: float = 300.0

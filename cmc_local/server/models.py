@@ -22,6 +22,8 @@ async def one_model(request: Request) -> Response:
     """Any name that a request may use, listed or not."""
     service: Service = request.app.state.service
     name: str = request.path_params["name"]
+    if not name:  # /v1/models/, as some clients write it
+        return await list_models(request)
     names.parse(name, service.base, service.serving().alphas)
     return JSONResponse(_entry(name, service))
 

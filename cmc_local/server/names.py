@@ -12,15 +12,16 @@ Knows names and numbers only.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cmc_local.server.errors import Refusal, invalid
+from cmc_local.server.errors import Refusal, invalid, quoted
 
 AS_STARTED: Final = "default"
 BASE: Final = "base"
+MAX_ALPHA: Final = 100
+"""The greatest strength, either way; with much more there are logits that are no numbers."""
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -46,7 +47,7 @@ def parse(name: str | None, base: str, alphas: Mapping[str, float]) -> dict[str,
     rest = next((name[len(one) :] for one in (base, BASE) if _begins(name, one)), None)
     if rest is None:
         known = ", ".join(listed(base, alphas))
-        raise _unknown(f"there is no model {name!r}: ask for one of {known}", "model")
+        raise _unknown(f"there is no model {quoted(name)}: ask for one of {known}", "model")
     chosen: dict[str, float | None] = {}
     while rest:
         adapter, rest = _adapter(rest[1:], alphas)
@@ -89,9 +90,11 @@ def _alpha(rest: str) -> tuple[float | None, str]:
         return None, rest
     match = _NUMBER.match(rest, 1)
     end = len(rest) if match is None else match.end()
-    if match is None or rest[end : end + 1] not in ("", "+") or not math.isfinite(float(match[0])):
-        raise invalid(f"{rest[1:]!r} is no strength: write a number, as in @0.8", "model")
-    return float(match[0]), rest[end:]
+    if match is None or rest[end : end + 1] not in ("", "+"):
+        raise invalid(f"{quoted(rest[1:])} is no strength: write a number, as in @0.8", "model")
+    if not abs(alpha := float(match[0])) <= MAX_ALPHA:
+        raise invalid(f"{quoted(match[0])} is not within -{MAX_ALPHA} and {MAX_ALPHA}", "model")
+    return alpha, rest[end:]
 
 
 def _choose(chosen: dict[str, float | None], name: str, alpha: float | None, param: str) -> None:
@@ -110,7 +113,7 @@ def _strengths(chosen: Mapping[str, float | None], own: Mapping[str, float]) -> 
 
 def _no_adapter(name: str, alphas: Mapping[str, float], param: str) -> Refusal:
     known = ", ".join(alphas) or "none"
-    return _unknown(f"no adapter {name!r} is loaded: there are {known}", param)
+    return _unknown(f"no adapter {quoted(name)} is loaded: there are {known}", param)
 
 
 def _unknown(message: str, param: str) -> Refusal:

@@ -17,7 +17,7 @@ from cmc_local.conversation import BasePrompt
 from cmc_local.prompts import Message
 from cmc_local.server import names, schemas
 from cmc_local.server.bodies import ChatBody, ChatMessage, CompletionBody, Generation
-from cmc_local.server.errors import invalid
+from cmc_local.server.errors import invalid, quoted
 from cmc_local.server.limits import RequestLimits
 from cmc_local.settings import Sampling
 
@@ -41,6 +41,8 @@ class Setting:
     """Its adapters and their own strengths."""
     vocabulary: int
     """How many tokens the base model has."""
+    text_bytes: int
+    """More than so many never fit its context."""
     sampling: Sampling
     """What a request leaves open."""
     base_prompt: BasePrompt | None
@@ -49,8 +51,11 @@ class Setting:
 
 def chat_asks(body: ChatBody, setting: Setting) -> list[Ask]:
     """One for each of `n`."""
+    messages = [_message(one, number) for number, one in enumerate(body.messages)]
+    for number, message in enumerate(messages):
+        check_text(message["content"], f"messages[{number}].content", setting.text_bytes)
     ask = Ask(
-        prompt=[_message(one, number) for number, one in enumerate(body.messages)],
+        prompt=messages,
         sampling=_sampling(body, body.max_completion_tokens, setting),
         alphas=_alphas(body, setting),
         base_prompt=setting.base_prompt,
@@ -70,17 +75,35 @@ def completion_asks(body: CompletionBody, setting: Setting) -> list[Ask]:
         echo=bool(body.echo),
     )
     for number, prompt in enumerate(body.prompt):
-        check_tokens(prompt, f"prompt[{number}]", setting.vocabulary)
+        check_prompt(prompt, f"prompt[{number}]", setting)
     prompts = [replace(ask, prompt=prompt) for prompt in body.prompt]
     return _choices(prompts, body.n, setting.limits)
 
 
-def check_tokens(prompt: str | Sequence[int], param: str, vocabulary: int) -> None:
+def check_prompt(prompt: str | Sequence[int], param: str, setting: Setting) -> None:
+    """Raise Refusal for a text that cannot fit, or a token that the base model does not have."""
+    if isinstance(prompt, str):
+        check_text(prompt, param, setting.text_bytes)
+    else:
+        check_tokens(prompt, param, setting.vocabulary)
+
+
+def check_text(text: str, param: str, most: int) -> None:
+    """Raise Refusal for a text that is too long to be cut into tokens, which nothing interrupts.
+
+    llama.cpp's time for it can grow with the square of its length.
+    """
+    if (size := len(text.encode())) > most:
+        told = f"{param} has {size} bytes, more than the {most} that may fit here: shorten it"
+        raise invalid(told, param, "context_length_exceeded")
+
+
+def check_tokens(tokens: Sequence[int], param: str, vocabulary: int) -> None:
     """Raise Refusal for a token that the base model does not have."""
-    if not isinstance(prompt, str):
-        wrong = next((token for token in prompt if not 0 <= token < vocabulary), None)
-        if wrong is not None:
-            raise invalid(f"{param}: there is no token {wrong} among {vocabulary}", param)
+    wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
+    if wrong is not None:
+        told = f"{param}: there is no token {quoted(str(wrong))} among {vocabulary}"
+        raise invalid(told, param)
 
 
 def _choices(prompts: Sequence[Ask], n: int | None, limits: RequestLimits) -> list[Ask]:
@@ -148,7 +171,8 @@ def _bias(given: Mapping[str, float], setting: Setting) -> tuple[tuple[int, floa
     for name, bias in given.items():
         known = name.isascii() and name.isdigit() and len(name) < 10 and int(name) < size
         if not known:
-            raise invalid(f"logit_bias: there is no token {name!r} among {size}", "logit_bias")
+            told = f"logit_bias: there is no token {quoted(name)} among {size}"
+            raise invalid(told, "logit_bias")
         if not -100 <= bias <= 100:
             raise invalid(f"logit_bias of token {name} is not within -100 and 100", "logit_bias")
     return tuple((int(name), -math.inf if b == -100 else b) for name, b in given.items())
@@ -181,7 +205,8 @@ def _message(message: ChatMessage, number: int) -> Message:
     role = "system" if message.role == "developer" else message.role
     if role not in ("system", "user", "assistant"):
         known = "use system, developer, user or assistant"
-        raise invalid(f"the role {message.role!r} is not known here: {known}", f"{param}.role")
+        told = f"the role {quoted(message.role)} is not known here: {known}"
+        raise invalid(told, f"{param}.role")
     if message.tool_calls:
         raise invalid("tool_calls cannot be honoured here", f"{param}.tool_calls")
     return {"role": role, "content": _text(message.content, f"{param}.content")}
@@ -198,7 +223,7 @@ def _text(content: Any, param: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         text = part.get("text") if kind == "text" else None
         if not isinstance(text, str):
-            told = f"a content part of type {kind!r} cannot be read here: only text can"
+            told = f"a content part of type {quoted(str(kind))} cannot be read here: only text can"
             raise invalid(told, f"{param}[{number}]")
         texts.append(text)
     return "".join(texts)

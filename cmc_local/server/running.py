@@ -4,8 +4,8 @@
     first SIGTERM or SIGINT: no new connection, 503 draining, until what is under way is done
     second: the process ends at once
 
-The one user of uvicorn. `Server.should_exit` stays false while replies are under way, because
-sse-starlette ends every stream once it is true.
+With protocol.py the one user of uvicorn. `Server.should_exit` stays false while replies are under
+way, because sse-starlette ends every stream once it is true.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import uvicorn
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.server.app import application
 from cmc_local.server.guard import Policy
+from cmc_local.server.protocol import Protocol
 from cmc_local.server.service import ServedModel, Service
 
 _KEEP_ALIVE_SECONDS: Final = 30
@@ -69,7 +70,7 @@ def serve(
     _log_to_stderr()
     config = uvicorn.Config(
         application(service, policy),
-        http="h11",
+        http=Protocol,
         loop="asyncio",
         ws="none",
         lifespan="off",

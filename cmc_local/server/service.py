@@ -93,7 +93,10 @@ class Service:
     phase: Phase = "loading"
     started: int = field(default_factory=lambda: int(time.time()))
     heavy: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while texts are embedded or an adapter is loaded, so that neither takes all threads."""
+    """Held while texts are cut into tokens or embedded or an adapter is loaded: none of these may
+    take all threads, which replies are prepared in."""
+    text_bytes: int = field(default=0, init=False)
+    """No longer text fits the context: its tokens would have to be longer than any is."""
     _still: tuple[int, float] | None = field(default=None, repr=False)
     """The steps that were counted while the model was busy, and since when."""
 
@@ -103,6 +106,9 @@ class Service:
     def ready(self, model: ServedModel) -> None:
         """The model has been loaded."""
         self.model = model
+        vocabulary = model.base.vocabulary
+        spelled = (*vocabulary.tokens, *(name.encode() for name in vocabulary.names))
+        self.text_bytes = model.base.n_ctx * max(map(len, spelled))
         if self.phase == "loading":
             self.phase = "ready"
 
@@ -123,6 +129,7 @@ class Service:
             base=self.base,
             alphas=dict(model.alphas),
             vocabulary=len(model.base.vocabulary),
+            text_bytes=self.text_bytes,
             sampling=self.sampling,
             base_prompt=self.base_prompt,
             limits=self.limits,

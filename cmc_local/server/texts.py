@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from cmc_local.server.bodies import DetokenizeBody, TokenizeBody, parse
-from cmc_local.server.requests import check_tokens
+from cmc_local.server.requests import check_text, check_tokens
 from cmc_local.server.service import Service
 from cmc_local.vocabulary import Vocabulary
 
@@ -20,9 +20,11 @@ async def tokenize(request: Request) -> Response:
     base = service.serving().base
     body = parse(TokenizeBody, await request.body())
     bos = None if body.add_special else False
-    tokens = await asyncio.to_thread(
-        base.tokenize, body.content, special=body.parse_special, bos=bos
-    )
+    check_text(body.content, "content", max(service.limits.text_bytes, service.text_bytes))
+    async with service.heavy:
+        tokens = await asyncio.to_thread(
+            base.tokenize, body.content, special=body.parse_special, bos=bos
+        )
     if not body.with_pieces:
         return JSONResponse({"tokens": tokens})
     pieces = [{"id": token, "piece": _piece(token, base.vocabulary)} for token in tokens]

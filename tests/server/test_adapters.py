@@ -72,6 +72,17 @@ def test_one_that_is_no_adapter_is_refused(served: Served, tmp_path: Path) -> No
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("path", ["x" * 9000, "a\nb", "a\0b"])
+def test_a_path_that_is_none_is_refused_in_a_line(served: Served, path: str) -> None:
+    told = served().refused("/v1/adapters", 400, path=path)["message"]
+    assert told.isprintable()
+    assert len(told) < 250
+
+
+def test_a_strength_that_is_none_is_refused(served: Served) -> None:
+    assert served().refused("/v1/adapters", 400, path="x", alpha=-101)["param"] == "alpha"
+
+
 def test_one_that_is_not_there_cannot_go(served: Served) -> None:
     answer = served().client.delete("/v1/adapters/x")
     assert answer.status_code == 404
@@ -99,6 +110,7 @@ def test_models_are_listed_as_started_first(served: Served) -> None:
     client = OpenAI(base_url="http://localhost:8080/v1", api_key="x", http_client=small.client)
     assert [one.id for one in client.models.list()] == ["tiny+x+y", "tiny", "tiny+x", "tiny+y"]
     assert client.models.retrieve("tiny+y@0.5").id == "tiny+y@0.5"
+    assert small.client.get("/v1/models/").json() == small.client.get("/v1/models").json()
     answer = small.client.get("/v1/models/gpt-4")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 

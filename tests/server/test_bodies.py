@@ -68,6 +68,7 @@ def test_no_tools_are_no_trouble() -> None:
         ({"logit_bias": {"1": "x"}}, "logit_bias.1"),
         ({"cmc": [{"alpha": 1}]}, "cmc[0].adapter"),
         ({"cmc": "instruct"}, "cmc"),
+        ({"cmc": [{"adapter": "x", "alpha": 1e39}]}, "cmc[0].alpha"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"messages": []}, "messages"),
         ({"messages": [{"content": "a"}]}, "messages[0].role"),

@@ -126,6 +126,31 @@ def test_pages_of_other_origins_may_not_ask(origin: str, expected: int) -> None:
     assert status(client(), origin=origin) == expected
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "expected"),
+    [
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+        ("cross-site", "navigate", 200),
+        ("cross-site", "no-cors", 403),
+        ("same-site", "no-cors", 403),
+    ],
+)
+def test_pictures_and_scripts_of_other_pages_get_nothing(
+    site: str, mode: str, expected: int
+) -> None:
+    """Browsers send no Origin with them."""
+    assert status(client(), sec_fetch_site=site, sec_fetch_mode=mode) == expected
+
+
+def test_what_a_refusal_advises_can_be_done() -> None:
+    told = client().get("/", headers={"host": "[fe80::1]:8080"}).json()["error"]["message"]
+    assert told.endswith("--allow-host [fe80::1]")  # brackets, as the option wants them
+    for origin in ("null", "file://", "chrome-extension://abc"):
+        told = client().get("/", headers={"origin": origin}).json()["error"]["message"]
+        assert "--allow-origin" not in told  # it takes none of these
+
+
 def test_an_allowed_origin_may_ask_and_read() -> None:
     open_ = client(origins=frozenset({"https://app.example"}), key="k")
     asked = {
@@ -178,6 +203,15 @@ def test_a_large_body_is_refused_by_its_told_length_before_it_is_read() -> None:
     for length in (b"11", b"9" * 30):
         assert raw(guard, [*headers, (b"content-length", length)])[0]["status"] == 413
     assert raw(guard, [*headers, (b"content-length", b"ten")])[0]["status"] == 400
+
+
+def test_a_body_has_one_length() -> None:
+    guard = Guard(told, Policy(), RequestLimits())
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    both = [(b"content-length", b"2"), (b"transfer-encoding", b"chunked")]
+    sent = raw(guard, [*headers, *both])
+    assert sent[0]["status"] == 400
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_a_large_body_is_refused_while_it_is_read() -> None:

@@ -84,3 +84,11 @@ def test_what_is_listed_comes_once() -> None:
 def test_a_written_name_is_read_back(alphas: dict[str, float]) -> None:
     name = "+".join(["larger", *(f"{one}@{alpha!r}" for one, alpha in alphas.items())])
     assert parse(name, "larger", OWN) == {one: alphas.get(one, 0.0) for one in OWN}
+
+
+@pytest.mark.parametrize("alpha", ["100.1", "-101", "1e39", "1e400"])
+def test_a_strength_that_makes_logits_no_numbers_is_refused(alpha: str) -> None:
+    with pytest.raises(Refusal, match="within -100 and 100") as error:
+        parse(f"base+instruct@{alpha}", "larger", OWN)
+    assert (error.value.status, error.value.param) == (400, "model")
+    assert parse("base+instruct@-100", "larger", OWN) == {"instruct": -100.0, "forget": 0.0}

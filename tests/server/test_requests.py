@@ -20,6 +20,7 @@ SETTING = Setting(
     base="tiny",
     alphas={"x": 1.0},
     vocabulary=5,
+    text_bytes=100,
     sampling=Sampling(temperature=0.5, top_k=7, max_tokens=9, grammar='root ::= "a"'),
     base_prompt="adapter",
     limits=RequestLimits(choices=6, stops=2, stop_characters=3, logprobs=4, logit_bias=2),
@@ -167,3 +168,29 @@ def test_limits_are_above_nothing() -> None:
 
     with pytest.raises(UsageError, match="queue must be above 0"):
         RequestLimits(queue=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ["a", "b" * 101]}, "prompt[1]"),
+        ({"prompt": "\u20ac" * 34}, "prompt[0]"),  # 34 characters of 3 bytes
+        ({"messages": [{"role": "user", "content": "b" * 101}]}, "messages[0].content"),
+    ],
+)
+def test_a_text_that_never_fits_is_refused_before_it_is_cut_into_tokens(
+    fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(Refusal) as error:
+        complete(**fields) if "prompt" in fields else chat(**fields)
+    assert (error.value.code, error.value.param) == ("context_length_exceeded", param)
+    assert complete(prompt="\u20ac" * 33)
+
+
+def test_what_a_client_sent_is_quoted_in_short() -> None:
+    for fields in ({"messages": [{"role": "x" * 9000, "content": "a"}]},
+                   {"logit_bias": {"9" * 9000: 1}}, {"model": "x" * 9000},
+                   {"cmc": [{"adapter": "x" * 9000}]}, {"prompt": [10**400]}):  # fmt: skip
+        with pytest.raises(Refusal) as error:
+            complete(**fields) if "prompt" in fields else chat(**fields)
+        assert len(str(error.value)) < 250

@@ -12,7 +12,9 @@ from cmc_local.server.errors import Refusal
 from cmc_local.server.limits import RequestLimits
 from cmc_local.server.schemas import grammar_text, schema_text
 
-LIMITS = RequestLimits(schema_bytes=500, schema_depth=4, grammar_bytes=60, repetitions=10)
+LIMITS = RequestLimits(
+    schema_bytes=500, schema_depth=4, grammar_bytes=60, repetitions=10, grammar_places=50
+)
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def test_a_schema_comes_back_as_text() -> None:
         ({"maxItems": 11}, "maxItems is 11"),
         ({"anyOf": [{"type": "string", "minLength": 1e9}]}, "minLength"),
         ({"pattern": "^a{0,11}$"}, "repeats more than 10"),
+        ({"pattern": "^(a{0,9}){0,9}$"}, "more than 50 ways"),
+        ({"items": {"pattern": "^(a$"}}, "not closed"),
     ],
 )
 def test_a_schema_that_is_too_much_is_refused(schema: dict[str, Any], told: str) -> None:
@@ -53,7 +57,11 @@ def test_a_grammar_comes_back(grammar: str) -> None:
 
 @pytest.mark.parametrize(
     "grammar",
-    ["root ::= " + "a" * 60, "root ::= a{11}", "root ::= a{ 1 , 11 }", "root ::= a{,99999999999}"],
+    [
+        *("root ::= " + "a" * 60, "root ::= a{11}", "root ::= a{ 1 , 11 }"),
+        *("root ::= a{,99999999999}", 'root ::= "a"{3,2}', 'root ::= "a"\0'),
+        *('root ::= ("a"{0,9}){0,9}', 'root ::= x root "c" | "b"\nx ::= "a"?'),
+    ],
 )
 def test_a_grammar_that_is_too_much_is_refused(grammar: str) -> None:
     with pytest.raises(Refusal):
@@ -63,5 +71,6 @@ def test_a_grammar_that_is_too_much_is_refused(grammar: str) -> None:
 def test_looking_for_repetitions_takes_no_time() -> None:
     hostile = "{" + " " * 30_000 + "{1" + " " * 30_000
     begun = time.perf_counter()
-    grammar_text(hostile, "grammar", RequestLimits())
+    with pytest.raises(Refusal):
+        grammar_text(hostile, "grammar", RequestLimits())
     assert time.perf_counter() - begun < 1.0  # backtracking took 30,000 steps for each space
