@@ -74,13 +74,16 @@ def test_one_that_is_no_adapter_is_refused(served: Served, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("path", ["x" * 9000, "a\nb", "a\0b"])
 def test_a_path_that_is_none_is_refused_in_a_line(served: Served, path: str) -> None:
-    told = served().refused("/v1/adapters", 400, path=path)["message"]
+    answer = served().client.post("/v1/adapters", json={"path": path})
+    assert answer.status_code == 400
+    told = answer.json()["error"]["message"]
     assert told.isprintable()
     assert len(told) < 250
 
 
 def test_a_strength_that_is_none_is_refused(served: Served) -> None:
-    assert served().refused("/v1/adapters", 400, path="x", alpha=-101)["param"] == "alpha"
+    answer = served().client.post("/v1/adapters", json={"path": "x", "alpha": -101})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "alpha")
 
 
 def test_one_that_is_not_there_cannot_go(served: Served) -> None:

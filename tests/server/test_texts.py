@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
+from typing import Any
 
-from fakes import AB, NEWLINE, A, FakeBase, always, vocabulary
+import httpx
+
 from cmc_local.server.limits import RequestLimits
+from fakes import AB, NEWLINE, A, FakeBase, always, vocabulary
 from server.conftest import Served
 
 
@@ -54,28 +57,29 @@ def test_a_long_text_is_refused_before_it_is_cut(served: Served) -> None:
 
 
 def test_long_texts_leave_threads_for_replies(served: Served) -> None:
-    """More of them than there are threads; one at a time is cut into tokens."""
-    small, cutting, waiting = served(), [], threading.Event()
-
-    def tokenize(text: str, **how: object) -> list[int]:
-        cutting.append(text)
-        assert waiting.wait(10)
-        return [A]
-
+    """There are more of them than threads; one at a time is cut into tokens."""
+    small, cutting, goes_on = served(), threading.Event(), threading.Event()
     real = small.base.tokenize
+
+    def tokenize(text: str, **how: Any) -> list[int]:
+        if text == "long":
+            cutting.set()
+            assert goes_on.wait(10)
+        return real("a", **how)
+
+    async def ask() -> Any:
+        transport = httpx.ASGITransport(small.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            long = [client.post("/tokenize", json={"content": "long"}) for _ in range(40)]
+            tasks = [asyncio.ensure_future(one) for one in long]
+            while not cutting.is_set():
+                await asyncio.sleep(0.001)
+            try:
+                body = {"prompt": "ab"}
+                return await asyncio.wait_for(client.post("/v1/completions", json=body), 5)
+            finally:
+                goes_on.set()
+                assert {one.status_code for one in await asyncio.gather(*tasks)} == {200}
+
     small.base.tokenize = tokenize  # type: ignore[method-assign]
-    threads = [
-        threading.Thread(target=small.post, args=["/tokenize"], kwargs={"content": "a"})
-        for _ in range(40)
-    ]
-    for one in threads:
-        one.start()
-    while not cutting:
-        time.sleep(0.001)
-    time.sleep(0.1)
-    assert len(cutting) == 1
-    small.base.tokenize = real  # type: ignore[method-assign]
-    assert small.post("/v1/completions", prompt="ab")["choices"][0]["text"] == "aaa"
-    waiting.set()
-    for one in threads:
-        one.join()
+    assert asyncio.run(ask()).status_code == 200
