@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cmc_local.batching import Acting, Echo, Request
 from cmc_local.conversation import (
@@ -38,6 +38,8 @@ class Ask:
     sampling: Sampling
     alphas: Alphas | None = None
     """None leaves each adapter its own strength; one that is not named keeps it."""
+    exact: bool = False
+    """Whether adapters that `alphas` does not name are off instead, also those added later."""
     base_prompt: BasePrompt | None = None
     """How a conversation is put to the base model."""
     top_logprobs: int | None = None
@@ -77,8 +79,8 @@ class Asked:
     guesses: bool = False
     """Whether the engine checks guessed tokens."""
 
-    def strengths(self, alphas: Alphas | None) -> dict[str, float]:
-        """The strengths in force with `alphas` over the adapters' own; checked."""
+    def strengths(self, alphas: Alphas | None, *, exact: bool = False) -> dict[str, float]:
+        """The strengths in force with `alphas` over the adapters' own, or 0 if `exact`; checked."""
         if alphas is None:
             return dict(self.alphas)
         if not isinstance(alphas, Mapping):
@@ -89,7 +91,7 @@ class Asked:
                 raise UsageError(f"no adapter {name!r} is loaded: there are {known}")
             if not math.isfinite(alpha):
                 raise UsageError(f"the alpha of {name} must be a finite number, not {alpha}")
-        return {**self.alphas, **alphas}
+        return {**(dict.fromkeys(self.alphas, 0.0) if exact else self.alphas), **alphas}
 
     def acting(self, alphas: Alphas | None) -> list[tuple[LoadedAdapter, float]]:
         """The adapters that act, and how strongly; one of strength 0 is not even run."""
@@ -107,6 +109,7 @@ class Asked:
         """The request; UsageError and PromptTooLong where it cannot be one."""
         if not ask.sampling.max_tokens and not ask.echo:
             raise UsageError("max_tokens must be at least 1, not 0")
+        ask = replace(ask, alphas=self.strengths(ask.alphas, exact=ask.exact))
         messages = conversation(ask.prompt)
         return self._reply(ask, messages) if messages is not None else self._continuation(ask)
 

@@ -83,7 +83,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def ranked(logprobs: NDArray[np.float64], top: int) -> Ranked:
-    """The `top` most likely tokens, the lowest id first where two are alike."""
+    """The `top` most likely tokens; of those named that are alike the lowest id comes first."""
     top = min(top, len(logprobs))
     if top <= 0:
         return ()

@@ -29,7 +29,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class Piece:
     """A part of a reply: whole characters, never a part of a stop text.
 
-    The last piece alone has a finish reason and timings; a notice comes in a piece of its own.
+    The last piece alone has a finish reason and timings (none where the reply was cancelled before
+    it began); a notice comes in a piece of its own.
     """
 
     text: str

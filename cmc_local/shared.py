@@ -239,7 +239,7 @@ class SharedModel(Closing):
         self._check_room()
         try:
             asked = self._model.asked
-            strengths = asked.strengths(ask.alphas)
+            strengths = asked.strengths(ask.alphas, exact=ask.exact)
             ticket.adapters = frozenset(name for name, alpha in strengths.items() if alpha)
             ticket.prepared = asked.prepare(ask)
             ticket.sampler = self._model.sampler(ask.sampling)

@@ -41,6 +41,15 @@ def test_adapters_act_by_name_and_strength() -> None:
     assert asked("one").prepare(Ask(prompt="b", sampling=GREEDY, alphas=0.0)).request.acting == ()
 
 
+def test_an_exact_ask_is_steered_by_what_it_names_alone() -> None:
+    ask = Ask(prompt="b", sampling=GREEDY, alphas={"one": 0.5}, exact=True)
+    (acting,) = asked("one", "two").prepare(ask).request.acting
+    assert (acting.adapter.name, acting.alpha) == ("one", 0.5)
+    plain = Ask(prompt="b", sampling=GREEDY, alphas={}, exact=True)
+    assert asked("one", "two").prepare(plain).request.acting == ()
+    assert len(asked("one", "two").prepare(replace(plain, exact=False)).request.acting) == 2
+
+
 def test_an_echo_is_shifted_from_its_second_token_on() -> None:
     request = asked("one").prepare(Ask(prompt="bab", sampling=GREEDY, echo=True)).request
     assert request.echo is not None

@@ -108,7 +108,7 @@ def _strengths(chosen: Mapping[str, float | None], own: Mapping[str, float]) -> 
         alpha = chosen.get(name)
         return own[name] if alpha is None else alpha
 
-    return {name: strength(name) if name in chosen else 0.0 for name in own}
+    return {name: strength(name) for name in own if name in chosen}
 
 
 def _no_adapter(name: str, alphas: Mapping[str, float], param: str) -> Refusal:

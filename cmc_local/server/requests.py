@@ -54,10 +54,12 @@ def chat_asks(body: ChatBody, setting: Setting) -> list[Ask]:
     messages = [_message(one, number) for number, one in enumerate(body.messages)]
     for number, message in enumerate(messages):
         check_text(message["content"], f"messages[{number}].content", setting.text_bytes)
+    alphas = _alphas(body, setting)
     ask = Ask(
         prompt=messages,
         sampling=_sampling(body, body.max_completion_tokens, setting),
-        alphas=_alphas(body, setting),
+        alphas=alphas,
+        exact=alphas is not None,
         base_prompt=setting.base_prompt,
         top_logprobs=_alternatives(body.alternatives, "top_logprobs", setting.limits),
         plain=bool(body.cmc_plain),
@@ -67,10 +69,12 @@ def chat_asks(body: ChatBody, setting: Setting) -> list[Ask]:
 
 def completion_asks(body: CompletionBody, setting: Setting) -> list[Ask]:
     """`n` for each prompt, those of the first prompt first."""
+    alphas = _alphas(body, setting)
     ask = Ask(
         prompt="",
         sampling=_sampling(body, None, setting),
-        alphas=_alphas(body, setting),
+        alphas=alphas,
+        exact=alphas is not None,
         top_logprobs=_alternatives(body.logprobs, "logprobs", setting.limits),
         echo=bool(body.echo),
     )
@@ -122,7 +126,7 @@ def _seeded(ask: Ask, number: int) -> Ask:
 
 
 def _alphas(body: Generation, setting: Setting) -> dict[str, float] | None:
-    """Which adapters act; `cmc` wins over the model's name, which must mean something anyway."""
+    """Which adapters act, and no others; `cmc` wins over the model's name, which must be one."""
     named = names.parse(body.model, setting.base, setting.alphas)
     if body.cmc is None:
         return named

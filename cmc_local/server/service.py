@@ -93,8 +93,8 @@ class Service:
     phase: Phase = "loading"
     started: int = field(default_factory=lambda: int(time.time()))
     heavy: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while texts are cut into tokens or embedded or an adapter is loaded: none of these may
-    take all threads, which replies are prepared in."""
+    """Held while texts are cut into tokens or embedded or an adapter is loaded, so that none of
+    these takes all threads."""
     text_bytes: int = field(default=0, init=False)
     """No longer text fits the context: its tokens would have to be longer than any is."""
     _still: tuple[int, float] | None = field(default=None, repr=False)

@@ -44,6 +44,7 @@ def of_pattern(pattern: str) -> int:
         ("^a{0,7}a{0,5}$", 6),  # within the first, or at any of five places of the second
         ("^(a{0,7}){0,5}$", 35),
         ("^(.{0,7},){0,5}$", 40),  # (7 + 1) * 5: a comma may as well be one of the seven
+        ("^(a{0,7}a)b{0,5}$", 7),  # 2, and then the b may have begun at any of five
         ("^(a+)+$", 4),  # 2 * 2
         ("^(a*)*$", 1),  # the same place whichever round it is
         ("^(ab|ac)$", 2),

@@ -96,10 +96,10 @@ def test_details_are_asked_for() -> None:
 
 
 def test_which_adapters_act() -> None:
-    assert chat(model="tiny")[0].alphas == {"x": 0.0}
+    assert chat(model="tiny")[0].alphas == {}
     assert chat(model="base+x@0.5")[0].alphas == {"x": 0.5}
     assert chat(model="base", cmc=[{"adapter": "x"}])[0].alphas == {"x": 1.0}
-    assert chat(model="base+x", cmc=[])[0].alphas == {"x": 0.0}
+    assert chat(model="base+x", cmc=[])[0].alphas == {}
 
 
 def test_guides_take_the_place_of_the_servers() -> None:
