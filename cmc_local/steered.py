@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Protocol, Self
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from cmc_local.base_model import BaseModel
 from cmc_local.base_sampler import NativeSampler
 from cmc_local.base_threads import leaves_a_core, usual_delta_threads
 from cmc_local.batching import Acting, Batch, Sampler
+from cmc_local.closing import Closing
 from cmc_local.control import check_alpha
 from cmc_local.conversation import Asking, BasePrompt, TextModel, continuation_tokens, fit
 from cmc_local.engine import Base, Engine, Slot, StepTimes
@@ -52,7 +53,7 @@ class BaseWithText(Base, TextModel, Protocol):
     def close(self) -> None: ...
 
 
-class SteeredModel(Scoring):
+class SteeredModel(Scoring, Closing):
     """A loaded base model and its adapters; a context manager, or `close` it."""
 
     def __init__(
@@ -326,17 +327,6 @@ class SteeredModel(Scoring):
         for slot in self._slots:
             slot.steerings = ()
         self.base.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- for whoever runs a batch of its own --------------------------------------------------
 

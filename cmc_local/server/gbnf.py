@@ -10,6 +10,7 @@ in proportion to its length. Knows nothing of models.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,7 +82,7 @@ def read_pattern(text: str) -> Choice:
     return _Pattern(text).whole()
 
 
-class _Reader:
+class _Reader(ABC):
     """What grammars and patterns have in common."""
 
     def __init__(self, text: str) -> None:
@@ -148,12 +149,13 @@ class _Reader:
             raise self._unreadable(f"{match[0]} repeats at least {least} and at most {most} times")
         return least, most
 
+    @abstractmethod
     def _skip(self) -> None:
         """Pass what means nothing."""
 
+    @abstractmethod
     def _part(self, depth: int) -> Part | None:
         """The next part; None where a sequence ends."""
-        raise NotImplementedError
 
     def _unreadable(self, why: str) -> Unreadable:
         line = self._text.count("\n", 0, self._at) + 1
@@ -201,6 +203,9 @@ class _Pattern(_Reader):
         if self._at < len(self._text):
             raise self._unreadable("a parenthesis was not opened")
         return choice
+
+    def _skip(self) -> None:
+        """Nothing: in a pattern white space is meant."""
 
     def _part(self, depth: int) -> Part | None:
         begins = self._next()

@@ -20,11 +20,10 @@ from cmc_local import __version__
 from cmc_local.asks import Ask
 from cmc_local.conversation import BasePrompt
 from cmc_local.replies import Piece
-from cmc_local.runs import StepTimes
 from cmc_local.server import names
 from cmc_local.server.errors import Refusal, unavailable
 from cmc_local.server.limits import RequestLimits
-from cmc_local.server.metrics import Metrics
+from cmc_local.server.metrics import Metrics, Watched
 from cmc_local.server.requests import Setting
 from cmc_local.settings import Sampling
 from cmc_local.vocabulary import Vocabulary
@@ -44,21 +43,13 @@ class ServedBase(Protocol):
     ) -> list[int]: ...
 
 
-class ServedState(Protocol):
+class ServedState(Watched, Protocol):
     """How the model's thread is doing."""
 
     @property
     def alive(self) -> bool: ...
     @property
-    def active(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
     def busy(self) -> bool: ...
-    @property
-    def times(self) -> StepTimes: ...
 
 
 class ServedModel(Protocol):
