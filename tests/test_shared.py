@@ -129,10 +129,13 @@ def test_a_task_that_is_cancelled_before_it_is_queued_leaves_nothing(made: Made)
         task = asyncio.create_task(made.shared.agenerate(ask()))
         await asyncio.sleep(0)
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError)
 
     asyncio.run(main())
     until(lambda: not made.shared.state.busy)
+    assert (made.shared.state.active, made.shared.state.waiting) == (0, 0)
+    assert made.shared.generate(ask()).text == "aaaa"
 
 
 def test_too_many_are_refused_and_the_patience_ends() -> None:

@@ -43,8 +43,9 @@ def test_null_is_as_good_as_nothing() -> None:
 
 
 def test_no_tools_are_no_trouble() -> None:
-    chat(tools=[], tool_choice="auto")
-    chat(tools=[{"type": "function"}], tool_choice="none", modalities=["text"])
+    assert chat(tools=[], tool_choice="auto").messages == chat().messages
+    named = chat(tools=[{"type": "function"}], tool_choice="none", modalities=["text"])
+    assert named.messages == chat().messages
 
 
 @pytest.mark.parametrize(
