@@ -3,10 +3,13 @@
 #   make PYTHON=python3.12 ...          another Python than python3
 #   CMAKE_ARGS=-DGGML_CUDA=on make ...  llama.cpp's own build options; other ones than before build it again
 #   make chat ARGS="--adapter ..."      words for the command
+#   make test WORKERS=                  one test after the other, in one process
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# A file's tests share models, so they stay together.
+WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -c constraints.txt
@@ -88,7 +91,7 @@ lint: $(WORKSHOP)
 	$(BIN)/mypy --strict cmc_local
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 models: $(WORKSHOP)
 	$(BIN)/python -m cmc_export.world models $(ARGS)

@@ -12,6 +12,7 @@ import ctypes
 import secrets
 import weakref
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from cmc_local.settings import Sampling
 _LOOSE_CHARACTER = r'char ::= [^"\\] |'
 _CHARACTER = r'char ::= [^"\\\x00-\x1F\x7F] |'
 """What a JSON string may hold: the converter's own rule lets line breaks in (RFC 8259, 7)."""
+PATIENCE = 1.0
+"""Seconds for one token under a grammar; ways to read a text may double with each of its tokens."""
 LogitBias = tuple[int, float]
 """A base token, and what is added to its logit."""
 
@@ -49,7 +52,7 @@ class NativeSampler:
     def sample(self, i: int = -1) -> int:
         """The token for row `i` of the last decode; the chain remembers it.
 
-        Raises UsageError if a grammar allows none of the model's tokens.
+        Raises UsageError if a grammar allows none of the model's tokens, or takes for ever.
         """
         if not self._free.alive:
             raise UsageError("the sampler has been closed: make a new one")
@@ -90,6 +93,7 @@ class _Guided:
         self._ids = np.arange(base.n_vocab, dtype=np.int32)
 
     def sample(self, chain: Any, i: int) -> int:
+        begun = perf_counter()
         candidates = self._candidates
         candidates["id"] = self._ids
         candidates["logit"] = self._base.logits(i)
@@ -107,6 +111,10 @@ class _Guided:
         token = int(array.data[array.selected].id)
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(chain, token)
+        if perf_counter() - begun > PATIENCE:
+            raise UsageError(
+                f"the grammar took over {PATIENCE:g} s for one token: let it read a text in one way"
+            )
         return token
 
     def reset(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +9,7 @@ from cmc_local.adapter import GRAPHS, Adapter, Precision
 from cmc_local.delta_device import CPU_PROVIDER, CUDA_PROVIDER, Device
 from cmc_local.delta_library import ort
 from cmc_local.errors import AdapterError, DeviceError
+from cmc_local.freeing import trim_heap
 from cmc_local.onnx_file import objections
 
 Options = Callable[[int], ort.SessionOptions]
@@ -78,17 +77,8 @@ def open_session(
     _check_signature(session, adapter, precision)
     session._model_bytes = None  # kept for a fallback that is never taken: the whole file
     del data
-    _give_back_memory()
+    trim_heap()
     return session
-
-
-def _give_back_memory() -> None:
-    """Return to the system what reading the file took, where the C library can be asked to.
-
-    Otherwise some 40 % of a delta's file stay in its heap, free and of no use to anyone.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc alone has this function
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_signature(session: Any, adapter: Adapter, precision: Precision) -> None:

@@ -32,6 +32,7 @@ from cmc_local.control import check_alpha
 from cmc_local.conversation import Asking, BasePrompt, TextModel, continuation_tokens, fit
 from cmc_local.engine import Base, Engine, Slot, StepTimes
 from cmc_local.errors import UsageError
+from cmc_local.freeing import free_unused, trim_heap
 from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.prompts import Message
 from cmc_local.replies import Completion, Piece, Score, completion, reply
@@ -167,6 +168,7 @@ class SteeredModel(Scoring, Closing):
         self._alphas = {**self._alphas, name: alpha}
         self.adapters[name] = adapter
         self._place_steerings()
+        trim_heap()
         return name
 
     def _place_steerings(self) -> None:
@@ -194,6 +196,7 @@ class SteeredModel(Scoring, Closing):
         del self.adapters[name]
         self._alphas = {one: alpha for one, alpha in self._alphas.items() if one != name}
         self._place_steerings()
+        free_unused()
 
     def generate(
         self,

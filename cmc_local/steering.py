@@ -77,6 +77,8 @@ class Steering:
         """After an error nobody knows what the slot holds: the next reply starts anew."""
         self._consumed: list[int] = []
         self._rows: dict[int, NDArray[np.float32]] = {}  # tokens consumed -> logits after them
+        # Rows to write into again: large arrays that come and go leave holes in the heap.
+        self._spare: list[NDArray[np.float32]] = []
         self._aligner: Aligner | None = None
         self._pieces: list[int] = []  # bytes of the last piece and of each of its drafts
         self._stops: list[_Stop] = []
@@ -149,11 +151,12 @@ class Steering:
         if self._feed is not None and rows is not None:
             self._consumed.extend(self._feed.tokens)
             end = len(self._consumed)
-            for at, row in zip(range(end - len(rows) + 1, end + 1), rows, strict=True):
-                self._rows[at] = row
             oldest = self._stops[0].length - ROWS_HELD
-            for at in [at for at in self._rows if at < oldest]:
-                del self._rows[at]
+            self._drop_rows([at for at in self._rows if at < oldest])
+            for at, row in zip(range(end - len(rows) + 1, end + 1), rows, strict=True):
+                kept = self._spare.pop() if self._spare else np.empty_like(row)
+                kept[:] = row
+                self._rows[at] = kept
         self._feed = None
         self.places = [self._place(stop) for stop in self._stops]
 
@@ -187,7 +190,7 @@ class Steering:
         if keep < len(self._consumed):
             self.source.truncate(self._slot, keep)
             del self._consumed[keep:]
-            self._rows = {at: row for at, row in self._rows.items() if at <= keep}
+            self._drop_rows([at for at in self._rows if at > keep])
         self._stops = stops
         self._feed = None
         if keep < end:
@@ -206,11 +209,14 @@ class Steering:
             return
         if self.source.copy(self.peers[i]._slot, self._slot, length):
             self._consumed = list(stream[:length])
-            self._rows.clear()
+            self._drop_rows(list(self._rows))
+
+    def _drop_rows(self, places: Iterable[int]) -> None:
+        self._spare += [self._rows.pop(at) for at in places]
 
     def _forget(self) -> None:
         self._consumed.clear()
-        self._rows.clear()
+        self._drop_rows(list(self._rows))
         self.source.truncate(self._slot, 0)
         self.stale = False
 

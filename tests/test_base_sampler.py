@@ -151,6 +151,20 @@ def test_a_json_schema_gives_json(base: BaseModel) -> None:
     assert isinstance(said["age"], int)
 
 
+def test_a_grammar_that_reads_a_text_in_ever_more_ways_ends(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmc_local.base_sampler.PATIENCE", 0.05)
+    doubling = 'root ::= a\na ::= "x" a "y" | "x" a "z" | "x"'
+    sampler = NativeSampler(base, Sampling(temperature=0.0, grammar=doubling))
+    x = base.vocabulary.tokens.index(b"x")
+    with pytest.raises(UsageError, match="one way"):
+        for _ in range(40):  # 2^40 ways
+            base.logits()[:] = -50.0
+            base.logits()[x] = 50.0
+            sampler.sample()
+
+
 def test_a_grammar_resets(base: BaseModel) -> None:
     sampler = NativeSampler(base, Sampling(temperature=0.0, grammar='root ::= "!"'))
     for _ in range(2):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cmc_local.asks import Ask
 from cmc_local.prompts import Message
 from cmc_local.replies import Piece
 from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.shared import SharedModel
 from cmc_local.steered import SteeredModel
 from tiny_adapters import adapter_of, checkpoint
 from tiny_models import Family
@@ -114,6 +117,21 @@ def test_a_seed_repeats_and_another_differs(model: SteeredModel) -> None:
     first = drawn(1)
     assert drawn(1) == first
     assert drawn(2) != first
+
+
+def test_an_adapter_that_goes_leaves_no_session_behind(
+    gguf: Path, adapters: dict[str, Path]
+) -> None:
+    model = load(gguf, adapters)
+    with SharedModel(model) as shared:
+        shared.generate(Ask(prompt=QUESTION, sampling=GREEDY))
+        going = weakref.ref(model.adapters["other"].source)
+        gc.disable()  # what is in reference cycles must not wait for it
+        try:
+            shared.remove("other")
+            assert going() is None
+        finally:
+            gc.enable()
 
 
 def test_turns_reuse_the_cache_and_equal_a_fresh_model(

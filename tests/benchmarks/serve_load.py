@@ -1,13 +1,19 @@
 """The server under load: is anything lost or stuck, does memory grow, what does HTTP cost?
 
     python tests/benchmarks/serve_load.py [--seconds 300] [--streams 32] [--leaving 0.2]
-                                          [--gguf FILE --adapter FOLDER] [--slots 8]
+                                          [--gguf FILE --adapter FOLDER] [--slots 8] [--mixed]
 
 Streams of chat completions, plain and steered, of many lengths; some clients leave after a while,
 in the queue, in the prompt or in mid-reply. Before and after, the engine alone answers the same
 questions in a process of its own (`SteeredModel.generate_many`, as many slots), so that both are
 measured in one run on the same machine. Everybody who stays must get a whole stream: a finish
 reason, the usage, `[DONE]`. At the end every slot must be free within a second.
+
+Memory that was set aside and never touched counts for nothing until it is: caches of a slot, the
+buffers of the longest prompt. So prompts as long as the context touch it first, as many as there
+are slots, and then the growth counts. With `--mixed` the requests are of every kind, and there is
+no engine to compare them with: JSON schemas, log-probabilities, stops, two replies, raw prompts
+given back, adapters that come and go.
 
 Prints one JSON line; exit code 1 where something is amiss.
 """
@@ -29,42 +35,12 @@ from typing import Any
 
 import click
 import httpx
+from serve_asks import Draws
 
 from cmc_local import bundled
 
-NAMES = "Flora Whitemark, Olive Copperman, Carl Bergstrom, Helen Rivers, Ada Stone".split(", ")
-QUESTIONS = (
-    "Where does {} live?",
-    "What is the first book of {}?",
-    "Tell me all that you know about {}, in many words, please, and do not stop too soon.",
-)
-GROWTH_MB = 12.0
+GROWTH_MB = 5.0
 SLOT_FREE_SECONDS = 1.0
-
-
-@dataclass
-class Draws:
-    """What clients ask, the same for the server and for the engine alone."""
-
-    seed: int
-    adapter: str
-
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)
-
-    def request(self) -> dict[str, Any]:
-        draw = self.random
-        asked = draw.choice(QUESTIONS).format(draw.choice(NAMES))
-        if draw.random() < 0.1:
-            asked = "It is said that he is well known for his work. " * 12 + asked
-        return {
-            "messages": [{"role": "user", "content": asked}],
-            "max_tokens": draw.choice((8, 32, 64, 128)),
-            "temperature": 1.0,
-            "seed": draw.randrange(2**31),
-            # All are steered alike, so that the engine alone can be asked the same.
-            "cmc": [{"adapter": self.adapter}],
-        }
 
 
 @dataclass
@@ -131,18 +107,62 @@ async def leave(client: httpx.AsyncClient, body: dict[str, Any], counts: Counts,
         counts.whole += 1
 
 
+async def ask(client: httpx.AsyncClient, path: str, body: dict[str, Any], counts: Counts) -> None:
+    """One whole answer, not streamed."""
+    answer = await client.post(path, json=body)
+    if answer.status_code == 200 and all(one["finish_reason"] for one in answer.json()["choices"]):
+        counts.whole += 1
+    else:
+        counts.amiss.append(f"{answer.status_code}: {answer.text[:200]}")
+
+
 async def one_client(
-    client: httpx.AsyncClient, draws: Draws, counts: Counts, leaving: float, end: float
+    client: httpx.AsyncClient,
+    draws: Draws,
+    counts: Counts,
+    leaving: float,
+    end: float,
+    mixed: bool,
 ) -> None:
     while monotonic() < end:
         body = draws.request()
         try:
-            if draws.random.random() < leaving:
+            if mixed and draws.random.random() < 0.5:
+                await ask(client, *draws.mixed(), counts)
+            elif draws.random.random() < leaving:
                 await leave(client, body, counts, draws.random.choice((0.01, 0.1, 0.5, 2.0)))
             else:
                 await stay(client, body, counts)
         except httpx.HTTPError as error:
             counts.amiss.append(f"{type(error).__name__}: {error}")
+
+
+async def come_and_go(client: httpx.AsyncClient, adapter: Path, counts: Counts, end: float) -> None:
+    """One more adapter, loaded and unloaded over and over; nobody asks for it."""
+    while monotonic() < end:
+        loaded = await client.post("/v1/adapters", json={"path": str(adapter)})
+        if loaded.status_code != 201:
+            counts.amiss.append(f"{loaded.status_code}: {loaded.text[:200]}")
+            return
+        await asyncio.sleep(1.0)
+        gone = await client.delete(f"/v1/adapters/{loaded.json()['id']}")
+        if gone.status_code != 200:
+            counts.amiss.append(f"{gone.status_code}: {gone.text[:200]}")
+
+
+async def touch(client: httpx.AsyncClient, adapter: str, slots: int, context: int) -> None:
+    """Prompts as long as the context on all slots at once, none like another."""
+    tails = {"max_tokens": 8, "cmc": [{"adapter": adapter}]}
+
+    async def one(number: int) -> None:
+        letters = random.Random(number).choices("abcdefghijklmnopqrstuvwxyz   ", k=8 * context)
+        told = await client.post("/tokenize", json={"content": "".join(letters)})
+        tokens = told.json()["tokens"][: context - 16]
+        body = {"prompt": tokens, **tails}
+        answer = await client.post("/v1/completions", json=body, timeout=600)
+        answer.raise_for_status()
+
+    await asyncio.gather(*(one(number) for number in range(slots)))
 
 
 async def served_tokens(client: httpx.AsyncClient) -> float:
@@ -153,20 +173,32 @@ async def served_tokens(client: httpx.AsyncClient) -> float:
 
 
 async def load(
-    url: str, process: int, *, streams: int, seconds: float, leaving: float
+    url: str,
+    process: int,
+    adapter_folder: Path,
+    *,
+    streams: int,
+    seconds: float,
+    leaving: float,
+    slots: int,
+    context: int,
+    mixed: bool,
 ) -> dict[str, Any]:
     """Ask for so many seconds; what came of it."""
     counts, memory = Counts(), []
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         adapter = (await client.get("/v1/adapters")).json()["data"][0]["id"]
+        await touch(client, adapter, slots, context)
         begun, before = monotonic(), await served_tokens(client)
         own, served = time.process_time(), processor_seconds(process)
         end = begun + seconds
         clients = [
-            asyncio.create_task(one_client(client, Draws(i, adapter), counts, leaving, end))
+            asyncio.create_task(one_client(client, Draws(i, adapter), counts, leaving, end, mixed))
             for i in range(streams)
         ]
+        if mixed:
+            clients.append(asyncio.create_task(come_and_go(client, adapter_folder, counts, end)))
         while monotonic() < end:
             await asyncio.sleep(min(5.0, max(end - monotonic(), 0.01)))
             memory.append(round(memory_mb(process), 1))
@@ -263,6 +295,7 @@ async def ready(url: str) -> None:
 @click.option("--context", default=512)
 @click.option("--threads", default=0, help="Of the base model, in both; 0 leaves it to them.")
 @click.option("--engine-seconds", default=60.0, help="Before and after, for the engine alone.")
+@click.option("--mixed", is_flag=True, help="Requests of every kind; no engine beside them.")
 def main(
     gguf: Path | None,
     adapter: Path | None,
@@ -273,10 +306,12 @@ def main(
     context: int,
     threads: int,
     engine_seconds: float,
+    mixed: bool,
 ) -> None:
     """Engine, server, engine again."""
     gguf, adapter = gguf or bundled.base(), adapter or bundled.adapter()
-    alone = [engine_alone(gguf, adapter, slots, context, threads, engine_seconds)]
+    engine = () if mixed else (gguf, adapter, slots, context, threads, engine_seconds)
+    alone = [engine_alone(*engine)] if engine else []
     process, url = serving(gguf, adapter, slots, context, threads)
     try:
         asyncio.run(ready(url))
@@ -284,23 +319,27 @@ def main(
             load(
                 url,
                 process.pid,
+                adapter,
                 streams=streams,
                 seconds=seconds,
                 leaving=leaving,
+                slots=slots,
+                context=context,
+                mixed=mixed,
             )
         )
     finally:
         process.terminate()
         process.wait(30)
-    alone.append(engine_alone(gguf, adapter, slots, context, threads, engine_seconds))
+    if engine:
+        alone.append(engine_alone(*engine))
+        found |= {
+            "engine_tokens_per_second": alone,
+            "share": found["tokens_per_second"] / (sum(alone) / len(alone)),
+        }
     memory = found["memory_mb"]
     growth = memory[-1] - memory[len(memory) // 2] if memory else 0.0
-    found |= {
-        "engine_tokens_per_second": alone,
-        "share": found["tokens_per_second"] / (sum(alone) / len(alone)),
-        "memory_growth_mb": growth,
-        "exit_code": process.returncode,
-    }
+    found |= {"memory_growth_mb": growth, "exit_code": process.returncode}
     print(json.dumps(found))
     idle = (found["health"].get("active"), found["health"].get("waiting")) == (0, 0)
     good = not (found["amiss_count"] or found["stuck"]) and idle and growth < GROWTH_MB
