@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -85,7 +86,7 @@ def test_a_slow_model_is_not_stuck_while_its_steps_go_on(
     ]:  # fmt: skip
         state = replace(small.model.state, busy=busy, steps=steps)
         monkeypatch.setattr(type(small.model), "state", state)
-        monkeypatch.setattr("cmc_local.server.service.time.monotonic", lambda now=now: now)
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
         told.append(small.service.health())
     monkeypatch.undo()
     # Step 2 was seen at 11 and again at 22; then the model rested, and began anew at 24.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+import cmc_local
+import cmc_local.server
 from cmc_local.commands import main
 from cmc_local.commands.serve import address, chosen_key, chosen_policy, is_loopback
 from cmc_local.errors import CmcError, InputError, UsageError
@@ -102,8 +105,8 @@ def test_addresses_as_in_a_url() -> None:
 def test_without_the_extra_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, bundled_models: Path
 ) -> None:
-    import sys
-
+    # The package knows its part too, and would keep the one that is imported below.
+    monkeypatch.setattr(cmc_local, "server", cmc_local.server)
     for name in [one for one in sys.modules if one.startswith("cmc_local.server")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette", None)
