@@ -46,6 +46,8 @@ def chat(tmp_path: Path):  # type: ignore[no-untyped-def]
         "XDG_STATE_HOME": str(tmp_path),
         "NO_COLOR": "1",
     }
+    for name in ("COLUMNS", "LINES"):  # some library sets them, and they hide the terminal's size
+        environment.pop(name, None)
     child = pexpect.spawn(
         sys.executable, ["-c", PROGRAM], env=environment, encoding="utf-8", timeout=120
     )
@@ -99,8 +101,8 @@ def test_two_answers_stand_side_by_side_where_there_is_room(chat) -> None:  # ty
 
 
 def test_a_narrow_terminal_shows_them_one_after_the_other(chat) -> None:  # type: ignore[no-untyped-def]
+    chat.setwinsize(24, 79)
     answers(chat)
-    chat.setwinsize(24, 79)  # not before the child runs, which sets its own size first
     chat.send("/compare b\r")
     for _ in range(2):
         chat.expect(r"\[plain\]\S*\r\n\S*aaa\r\n\S*3 tokens")
