@@ -213,6 +213,7 @@ class Steering:
 
     def _drop_rows(self, places: Iterable[int]) -> None:
         self._spare += [self._rows.pop(at) for at in places]
+        del self._spare[ROWS_HELD:]  # a text that is scored has a row for each of its tokens
 
     def _forget(self) -> None:
         self._consumed.clear()

@@ -81,7 +81,9 @@ def test_a_task_cancelled_while_its_ask_is_prepared_is_never_queued(made: Made) 
 
 
 def test_its_sampler_is_closed_even_if_it_would_have_been_refused(made: Made) -> None:
-    left_in_preparation(made, Slow(made), lambda: made.shared.drain(0))
+    slow = Slow(made)
+    left_in_preparation(made, slow, lambda: made.shared.drain(0))
+    assert slow.closed
 
 
 def test_all_asks_are_prepared_in_one_thread(made: Made) -> None:

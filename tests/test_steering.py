@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cmc_local.alignment import DeltaPrompt, DeltaTokenizer
 from cmc_local.mid_token import MidToken
 from cmc_local.prompts import PromptForm
-from cmc_local.steering import Steering, common_prefix
+from cmc_local.steering import ROWS_HELD, Steering, advance, common_prefix
 from fakes import AB, NEWLINE, A, B, FakeShift, tokenizer_json, vocabulary
 
 FORM = PromptForm("tiny", "{query}\n")
@@ -104,6 +104,17 @@ def test_rows_behind_are_computed_again_after_a_long_roll_back(tokenizer: DeltaT
     mine.begin(prompt(tokenizer, "babba"))
     assert mine.consumed == (B, AB, B, A, NEWLINE)
     assert [mine.row_before(back)[1] for back in (4, 3, 2, 1, 0)] == [B, AB, B, A, NEWLINE]
+
+
+def test_rows_of_a_scored_text_are_not_kept_for_ever(tokenizer: DeltaTokenizer) -> None:
+    mine, _ = steering(tokenizer)
+    mine.begin(prompt(tokenizer, "b"))
+    mine.plan([b"a"] * 50)
+    advance([mine])
+    assert len(mine.places) == 50
+    for _ in range(2):
+        mine.begin(prompt(tokenizer, "a"))
+        assert len(mine._rows) + len(mine._spare) <= 2 * ROWS_HELD
 
 
 def test_inside_a_token_the_base_is_offered_the_rest_of_it(tokenizer: DeltaTokenizer) -> None:

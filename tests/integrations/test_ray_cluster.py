@@ -107,10 +107,11 @@ def test_where_ray_is_absent_the_line_names_the_extra(
 def test_the_command_loads_no_ray_unless_asked_and_nothing_is_reported_home() -> None:
     program = (
         "import sys, os, cmc_local, cmc_local.commands.generate\n"
-        "assert not {'ray', 'pyarrow', 'pandas'} & set(sys.modules)\n"
+        "print({'ray', 'pyarrow', 'pandas'} & {*sys.modules})\n"
         "os.environ['RAY_USAGE_STATS_ENABLED'] = '1'\n"
         "import cmc_local.integrations.ray\n"
         "from ray._common.usage import usage_lib\n"
-        "assert not usage_lib.usage_stats_enabled()\n"
+        "print(usage_lib.usage_stats_enabled())\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    said = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert said == "set()\nFalse\n"

@@ -152,6 +152,7 @@ def test_a_stream_that_is_never_begun_is_cancelled_too(served: Served) -> None:
         await until(lambda: not small.model.state.active, 1.0)
 
     asyncio.run(visit())
+    assert small.model.state.active == small.model.state.waiting == 0
 
 
 def test_work_is_cancelled_when_its_client_leaves() -> None:
