@@ -12,7 +12,9 @@ ARGS ?=
 WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 BIN := $(VENV)/bin
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -c constraints.txt
+PIP := $(BIN)/python -m pip install -c constraints.txt
+BUILD_PROGRESS := $(BIN)/python export/build_progress.py
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # llama.cpp built by GCC 12 on a processor with AMX dies at the first prompt (ggml-org/llama.cpp issue
 # 20824), so AMX stays out. pip's wheel cache knows nothing of these flags, so no wheel is taken from it.
@@ -22,7 +24,12 @@ ifneq ($(filter x86_64 amd64,$(ARCH)),)
 NO_AMX := $(shell f="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"; \
 	$(CC) $$f -E -x c /dev/null >/dev/null 2>&1 && echo $$f)
 endif
-LLAMA_FLAGS = $(if $(NO_AMX),-DCMAKE_C_FLAGS='$(NO_AMX) $$CFLAGS' -DCMAKE_CXX_FLAGS='$(NO_AMX) $$CXXFLAGS')
+# Of llama.cpp's 178 files 104 make libraries that nothing here loads: `mtmd`, `common` and its HTTP library.
+# LLAMA_BUILD_COMMON is forced ON in llama-cpp-python's CMakeLists; only a variable of the same name,
+# set before, stands above that.
+NO_COMMON = $(abspath $(VENV))/no-common.cmake
+LLAMA_FLAGS = $(if $(NO_AMX),-DCMAKE_C_FLAGS='$(NO_AMX) $$CFLAGS' -DCMAKE_CXX_FLAGS='$(NO_AMX) $$CXXFLAGS') \
+	-DLLAVA_BUILD=OFF '-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(NO_COMMON)'
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 # Each stamp stands for one finished step. llama.cpp's is named after the version that constraints.txt
@@ -59,10 +66,11 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) </dev/null >&2
 
 $(LLAMA): | $(BIN)/python
-	@echo "Building llama.cpp (several minutes, once) ..." >&2
+	@echo "Building llama.cpp (some minutes, once) ..." >&2
+	@echo 'set(LLAMA_BUILD_COMMON OFF)' >'$(NO_COMMON)'
 	@CMAKE_ARGS="$(LLAMA_FLAGS) $$CMAKE_ARGS" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) \
 	  CFLAGS="$(NO_AMX) $$CFLAGS" CXXFLAGS="$(NO_AMX) $$CXXFLAGS" \
-	  $(PIP) -q --no-deps --force-reinstall --no-cache-dir --no-binary llama-cpp-python \
+	  $(BUILD_PROGRESS) $(PIP) -v --no-deps --force-reinstall --no-cache-dir --no-binary llama-cpp-python \
 	  llama-cpp-python==$(LLAMA_VERSION) </dev/null >&2
 	@printf '%s\n' "$$CMAKE_ARGS" >$@
 
