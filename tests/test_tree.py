@@ -55,7 +55,7 @@ GUESTS = {  # in other people's code: what they write today, and what works insi
     RUNTIME / "bench" / "stock.py",
     RUNTIME / "integrations" / "llama_cpp.py",
 }
-MAY_CALL_THE_WORKSHOP = {"train", "pretrain", "finetune", "export", "workshop", "bench"}
+MAY_CALL_THE_WORKSHOP = {"train", "record", "pretrain", "finetune", "export", "workshop", "bench"}
 
 RUNTIME_FILES = sorted(RUNTIME.rglob("*.py"))
 ALL_FILES = [*RUNTIME_FILES, *sorted(WORKSHOP.rglob("*.py"))]

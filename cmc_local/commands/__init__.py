@@ -32,6 +32,7 @@ COMMANDS: Final = (
     ("generate", "Answer a prompt, stdin, or a JSONL file of prompts."),
     ("serve", "Serve a steered model to OpenAI clients and a browser."),
     ("pretrain", "Train a delta as a plain language model on text files."),
+    ("record", "Ask a template once what training needs of it."),
     ("train", "Train a delta beside a frozen template model."),
     ("finetune", "Fine-tune a GGUF or a folder itself, whole or by LoRA."),
     ("export", "Pack a trained delta into an adapter."),

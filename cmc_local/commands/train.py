@@ -40,7 +40,14 @@ NORMALIZATIONS = ("basenormalization", "normalization", "add")
 @click.option("--template-device-map", help="accelerate's, as in auto: layers over several GPUs.")
 @click.option("--template-threads", type=int, help="Of a GGUF template (half of the cores).")
 @click.option("--template-gpu-layers", type=int, help="Of a GGUF template (-1: all).")
-@click.option("--cache-mb", type=int, help="Memory for the template's answers (512); 0 is off.")
+@path_option("--answers", "What a template answered (cmc-local record), in place of --template; "
+             "repeatable.", multiple=True)  # fmt: skip
+@click.option(
+    "--answers-gb",
+    type=float,
+    help="Disk for the templates' answers while it runs (32); 0 asks them each epoch.",
+)
+@click.option("--answers-precision", type=click.Choice(["fp16", "fp32"]), help="(fp16)")
 @click.option("--max-length", type=int, help="Tokens of an example; longer ones lose their end.")
 @click.option("--patience", type=int, help="Looks without a better held-out loss (3); 0 is off.")
 @click.option("--dropout", type=float, help="In the delta while it trains (0).")

@@ -9,13 +9,14 @@ places at which both can be compared (carrying.py). A batch picks one template.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import torch
 from torch.utils.data import Dataset
 
+from cmc_export import answers
 from cmc_export.carrying import Stream, shared_places
 from cmc_export.loop import Batch
 from cmc_local.conversations import Conversation
@@ -52,7 +53,14 @@ class Row:
     def loss_tokens(self, template: int = 0) -> int:
         """How many tokens are in the loss beside a template."""
         view = self.views[template]
-        return sum(self.in_loss) if view is None else len(view.places)
+        return sum(self.in_loss[1:]) if view is None else len(view.places)
+
+    def key(self, template: int = 0) -> answers.Key:
+        """What tells this row from others beside a template, whatever batch it is in."""
+        view = self.views[template]
+        if view is None:
+            return answers.key(self.ids, self.in_loss)
+        return answers.key(self.ids, view.ids, view.places, view.delta_places, view.targets)
 
 
 class Item(TypedDict):
@@ -170,12 +178,23 @@ def collate(items: Sequence[Item]) -> Batch:
     """Items -> a batch beside one template, padded on the right, T tokens less the last.
 
     input_ids (B, T-1) int64; keep (B, T-1) bool, the positions in the loss; targets (B, T-1) int64,
-    the template's next token there; kind (B,) int64; which (1,) int64, the template. Where its
+    the template's next token there; kind (B,) int64; keys (B, 2) int64, see Row.key; which (1,)
+    int64, the template. Where its
     vocabulary is another: template_ids (B, S-1) int64 and template_keep (B, S-1) bool, which has as
     many positions in each row as `keep`.
     """
     rows = [row for item in items for row in item["rows"]]
-    which = _choice(rows)
+    return collate_rows(rows, _choice(rows))
+
+
+def batches(rows: Sequence[Row], which: int, size: int) -> Iterator[Batch]:
+    """Rows in order, some at a time, beside one template."""
+    for start in range(0, len(rows), size):
+        yield collate_rows(rows[start : start + size], which)
+
+
+def collate_rows(rows: Sequence[Row], which: int) -> Batch:
+    """Rows -> a batch beside template number `which`; see `collate`."""
     views = [row.views[which] for row in rows]
     ids = _padded([row.ids for row in rows])
     keep = torch.zeros(len(rows), ids.shape[1] - 1, dtype=torch.bool)
@@ -185,6 +204,7 @@ def collate(items: Sequence[Item]) -> Batch:
         "keep": keep,
         "targets": targets,
         "kind": torch.tensor([row.kind for row in rows]),
+        "keys": answers.keys_tensor([row.key(which) for row in rows]),
         "which": torch.tensor([which]),
     }
     for i, (row, view) in enumerate(zip(rows, views, strict=True)):

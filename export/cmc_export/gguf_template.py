@@ -48,11 +48,10 @@ class GgufTemplate:
         longest: int,
         threads: int | None = None,
         gpu_layers: int = -1,
-        normalize: bool = True,
     ) -> None:
         """`longest` is the longest row in tokens; `vocabulary` tokens are kept."""
         self.name = path.stem
-        self._vocabulary, self._normalize = vocabulary, normalize
+        self._vocabulary = vocabulary
         self._most = max(1, min(MOST_TOKENS, LOGITS_BYTES // (4 * vocabulary)))
         self._base = BaseModel(
             path,
@@ -69,7 +68,7 @@ class GgufTemplate:
         found = torch.empty(int(keep.sum()), self._vocabulary)
         for group in self._groups(_lines(ids, keep)):
             self._decode(group, found)
-        return torch.log_softmax(found, dim=-1) if self._normalize else found
+        return torch.log_softmax(found, dim=-1)
 
     def close(self) -> None:
         """Free the model."""

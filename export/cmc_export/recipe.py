@@ -25,6 +25,7 @@ Device = Literal["auto", "cpu"]
 Task = Literal["instruct", "forget"]
 ForgetLoss = Literal["ascent", "npo", "simnpo", "dpo", "idk"]
 RetainLoss = Literal["nll", "kl"]
+AnswersPrecision = Literal["fp16", "fp32"]
 Separator = Literal["blank-line", "line", "file"]
 
 
@@ -124,8 +125,10 @@ class PretrainRecipe(Loop, Shape):
 class TrainRecipe(Loop, Shape):
     """A delta beside a frozen template."""
 
-    template: tuple[Path, ...]
+    template: tuple[Path, ...] = ()
     """Hugging Face folders or GGUF files; each batch is learned beside one of them."""
+    answers: tuple[Path, ...] = ()
+    """What templates answered (`cmc-local record`); they stand in place of the templates."""
     data: tuple[Path, ...]
     """What to learn; with task `forget`, what to forget."""
     retain: tuple[Path, ...] = ()
@@ -148,8 +151,10 @@ class TrainRecipe(Loop, Shape):
     """Of llama.cpp for a GGUF template; 0 takes half of the cores."""
     template_gpu_layers: int = -1
     """Of a GGUF template; -1 puts all on a GPU if there is one."""
-    cache_mb: int = 512
-    """Memory for the template's log-probabilities, which every epoch asks for again; 0 is off."""
+    answers_gb: float = 32.0
+    """Disk for what the templates answer, recorded before the first step where every row is seen
+    more than once; a template with more to say is asked anew in each epoch. 0 records nothing."""
+    answers_precision: AnswersPrecision = "fp16"
     max_length: int = 0
     """Tokens of an example; what is longer loses its end. 0 takes the smaller context."""
     patience: int = 3
@@ -198,13 +203,14 @@ class TrainRecipe(Loop, Shape):
         _check_choice("retain_loss", self.retain_loss, get_args(RetainLoss))
         _check("forget_beta", self.forget_beta, self.forget_beta > 0, "above 0")
         for name in (
-            *("cache_mb", "max_length", "patience", "forget_bound", "template_threads"),
+            *("answers_gb", "max_length", "patience", "forget_bound", "template_threads"),
             *("plain_weight", "retain_weight", "forget_gamma"),
         ):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0, below 1")
         _check("retain_rows", self.retain_rows, self.retain_rows >= 1, "at least 1")
-        if not self.template:
+        _check_choice("answers_precision", self.answers_precision, get_args(AnswersPrecision))
+        if not self.template and not self.answers:
             raise UsageError("template is not given: add --template, or put it into the recipe")
         if not self.data:
             raise UsageError("no data to train on: give --data FILE")

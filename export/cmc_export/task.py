@@ -20,18 +20,15 @@ from cmc_export.delta_model import gathered_logits
 from cmc_export.examples import FORGET, LEARN, PLAIN, REFUSE
 from cmc_export.loop import Batch, Objective
 from cmc_export.recipe import TrainRecipe
+from cmc_export.sums import Steered
 
 
 @dataclass(frozen=True)
 class Positions:
     """The N kept positions of a batch, row by row."""
 
-    template: Tensor
-    """(N, V) float32, the template's log-probabilities (or raw logits)"""
-    steered: Tensor
-    """(N, V) float32 logits, the shift added"""
-    targets: Tensor
-    """(N,) int64"""
+    steered: Steered
+    """The template with the delta on it."""
     rows: Tensor
     """(N,) int64, which row of the batch"""
     kinds: Tensor
@@ -39,21 +36,15 @@ class Positions:
 
     def losses(self, kind: int) -> Tensor:
         """-log p(target) of the positions of one kind, nats."""
-        at = self.kinds == kind
-        return objective.token_losses(self.steered[at], self.targets[at])
+        return self.steered.losses()[self.kinds == kind]
 
     def template_losses(self, kind: int) -> Tensor:
         """The same of the template alone."""
-        at = self.kinds == kind
-        return objective.token_losses(self.template[at], self.targets[at])
+        return -self.steered.template.target_logprobs[self.kinds == kind]
 
     def divergences(self, kind: int) -> Tensor:
         """KL(template || steered) at the positions of one kind, nats."""
-        at = self.kinds == kind
-        template, steered = (
-            torch.log_softmax(x[at], dim=-1) for x in (self.template, self.steered)
-        )
-        return forgetting.kl_to_template(template, steered)
+        return self.steered.divergences()[self.kinds == kind]
 
 
 class Instruct(Objective):
@@ -80,21 +71,21 @@ class Instruct(Objective):
     def plain_loss(self, found: Positions, count: Tensor) -> Tensor:
         """The weighted KL on plain texts, () float32; 0 where there are none."""
         if not self.recipe.plain:
-            return found.steered.new_zeros(())
+            return found.steered.log_z.new_zeros(())
         return self.recipe.plain_weight * forgetting.retain(found.divergences(PLAIN), count)
 
     def positions(self, model: Any, batch: Batch) -> Positions:
         """Both models' view of the kept positions."""
-        keep, beside = batch["keep"], self.beside[int(batch["which"])]
+        keep = batch["keep"]
         with torch.autocast(keep.device.type, enabled=False):
-            template = beside(batch)
+            template = self.beside[int(batch["which"])](batch)
         delta = gathered_logits(model, batch["input_ids"], keep, self.vocabulary)
         if self.recipe.normalization == "normalization":
             delta = torch.log_softmax(delta, dim=-1)
-        mode = "add" if self.recipe.normalization == "add" else "basenormalization"
-        steered = objective.combine(template, beside.carried(delta, template), mode)
+        with torch.autocast(keep.device.type, enabled=False):
+            steered = Steered(template, delta)
         rows = torch.arange(len(keep), device=keep.device)[:, None].expand_as(keep)[keep]
-        return Positions(template, steered, batch["targets"][keep], rows, batch["kind"][rows])
+        return Positions(steered, rows, batch["kind"][rows])
 
 
 class Forget(Instruct):
@@ -111,15 +102,16 @@ class Forget(Instruct):
         found = self.positions(model, batch)
         held = found.divergences if self.recipe.retain_loss == "kl" else found.losses
         kept = self.recipe.retain_weight * forgetting.retain(held(LEARN), counts[2])
-        away = self._away(found, counts, len(batch["kind"]))
+        away = self._away(found, counts, batch)
         return away + kept + self.plain_loss(found, counts[3])
 
-    def _away(self, found: Positions, counts: Tensor, n: int) -> Tensor:
-        chosen, losses = self.recipe, found.losses(FORGET)
+    def _away(self, found: Positions, counts: Tensor, batch: Batch) -> Tensor:
+        chosen, losses, n = self.recipe, found.losses(FORGET), len(batch["kind"])
         if chosen.forget_loss == "idk":
             return forgetting.retain(found.losses(REFUSE), counts[4])
         if chosen.forget_loss == "ascent":
-            bound = chosen.forget_bound or objective.uniform_loss(found.steered.shape[1])
+            tokens = self.beside[int(batch["which"])].template_tokens
+            bound = chosen.forget_bound or objective.uniform_loss(tokens)
             return forgetting.gradient_ascent(losses, bound, counts[1])
         rows, beta = found.rows[found.kinds == FORGET], chosen.forget_beta
         if chosen.forget_loss == "simnpo":

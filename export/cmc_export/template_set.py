@@ -1,31 +1,37 @@
-"""The templates of a recipe: what each of them is (`describe`), and its weights (`open_template`).
+"""The templates of a recipe: what each of them is (`Source`), and what a delta learns beside.
 
-A template is a Hugging Face folder or a GGUF file; nothing here trains or reads data.
+A template is a Hugging Face folder, a GGUF file, or a table of answers that one of these gave
+earlier. Nothing here trains or reads data.
 """
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from cmc_export import templates
-from cmc_export.beside import Beside
-from cmc_export.carrying import Carry
-from cmc_export.examples import Side
+from cmc_export import answers, recording, templates
+from cmc_export.answers import Answers, Made, Writer
+from cmc_export.beside import Asked, Beside
+from cmc_export.examples import Row, Side
 from cmc_export.frozen import frozen, parse_with_adapter
 from cmc_export.gguf_template import GgufTemplate
-from cmc_export.loop import on_cpu, use_bf16
-from cmc_export.processes import own_gpu
+from cmc_export.loop import on_cpu, run_folder, use_bf16
+from cmc_export.processes import launched, own_gpu
 from cmc_export.recipe import TrainRecipe
 from cmc_local import base_header, token_map
 from cmc_local.base_library import offloads_to_gpu
 from cmc_local.base_threads import usable_cores
 from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.errors import InputError, TokenizerError
+from cmc_local.token_map import Match, TokenMap
 from cmc_local.tokenizer_from_gguf import tokenizer_of
 
 CHECKED_TEXTS = 200
@@ -40,12 +46,24 @@ class Source:
 
     @property
     def is_gguf(self) -> bool:
-        """A file is a GGUF, a folder Hugging Face's."""
+        """A file is a GGUF, a folder Hugging Face's or a table."""
         return self.path.is_file()
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether these are answers on disk; the template itself is not needed then."""
+        return answers.is_whole(self.path) or (self.path / answers.UNFINISHED).is_file()
+
+    @cached_property
+    def table(self) -> Answers:
+        """The answers on disk, checked."""
+        return Answers(self.path)
 
     @property
     def name(self) -> str:
         """Its name in cards and summaries."""
+        if self.is_recorded:
+            return self.table.made.template
         return self.path.stem if self.is_gguf else self.path.resolve().name
 
     @cached_property
@@ -53,6 +71,8 @@ class Source:
         """Its tokenizer.json: the folder's, or one made of the GGUF."""
         if self.is_gguf:
             return tokenizer_of(self.path).to_str().encode()
+        if self.is_recorded:
+            return (self.table.folder / answers.TOKENIZER).read_bytes()
         if not self.path.is_dir():
             raise InputError(
                 f"{self.path} is no folder and no file: give a GGUF file or a Hugging Face model "
@@ -65,23 +85,151 @@ class Source:
         """Its tokenizer and context."""
         words = self.tokenizer_json
         try:
-            return Side(DeltaTokenizer(words), self._context)
+            return Side(DeltaTokenizer(words), self.context)
         except TokenizerError as error:
             raise TokenizerError(f"{self.path}: {error}") from None
 
     @property
     def parameters(self) -> int:
         """How many numbers it has."""
+        if self.is_recorded:
+            return self.table.made.template_parameters
         if self.is_gguf:
             return base_header.read(self.path).parameters
         return templates.parameter_count(self.path)
 
     @property
-    def _context(self) -> int:
+    def context(self) -> int:
+        """Its longest text, tokens."""
+        if self.is_recorded:
+            return self.table.made.template_context
         if not self.is_gguf:
             return templates.template_context(self.path)
         found = base_header.read(self.path).metadata
         return int(found.get(f"{found.get('general.architecture')}.context_length", 2**31))
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights on disk, for a GGUF."""
+        return self.path.stat().st_size if self.is_gguf else 0
+
+
+def sources_of(recipe: TrainRecipe) -> tuple[Source, ...]:
+    """The recipe's templates; one that is gone is replaced by what the unfinished run recorded."""
+    found = []
+    for n, path in enumerate(recipe.template):
+        recorded = own_table(recipe, n)
+        gone = not path.exists() and recipe.resume and answers.is_whole(recorded)
+        found.append(Source(recorded if gone else path))
+    for path in recipe.answers:
+        if not Source(path).is_recorded:
+            raise InputError(f"{path} holds no answers: make them with `cmc-local record`")
+        found.append(Source(path))
+    return tuple(found)
+
+
+def own_table(recipe: TrainRecipe, number: int) -> Path:
+    """Where a run keeps the answers of one of its templates until it ends."""
+    return run_folder(recipe.output) / f"answers-{number}"
+
+
+def map_onto(source: Source, tokenizer: DeltaTokenizer) -> TokenMap:
+    """The template's tokens -> the delta's; itself where both have one vocabulary."""
+    own, delta = source.side.tokenizer.vocabulary, tokenizer.vocabulary
+    if own.fingerprint == delta.fingerprint:
+        ids = np.arange(len(delta), dtype=np.int32)
+        return TokenMap(ids, np.full(len(delta), Match.EXACT, np.uint8), len(delta))
+    return token_map.build(own, delta, encode=tokenizer.encode)
+
+
+def made_of(source: Source, recipe: TrainRecipe, tokenizer: DeltaTokenizer, words: bytes) -> Made:
+    """What a table of this template's answers is made of; `words` is the delta's tokenizer.json."""
+    vocabulary, found = source.side.tokenizer.vocabulary, map_onto(source, tokenizer)
+    chosen = [parse_with_adapter(text) for text in recipe.with_adapter]
+    recorded = source.table.made if source.is_recorded else None
+    return Made(
+        template=source.name,
+        template_sha256=recorded.template_sha256 if recorded else answers.sha256_of(source.path),
+        template_vocabulary=vocabulary.fingerprint,
+        template_context=source.context,
+        template_parameters=source.parameters,
+        template_tokens=len(vocabulary),
+        map_sha256=hashlib.sha256(found.ids.astype("<i4").tobytes()).hexdigest(),
+        tokenizer_sha256=hashlib.sha256(words).hexdigest(),
+        delta_tokens=len(tokenizer.vocabulary),
+        with_adapter=tuple(f"{answers.sha256_of(folder)} {alpha}" for folder, alpha in chosen),
+        precision=recorded.precision if recorded else recipe.answers_precision,
+    )
+
+
+def checked(table: Answers, made: Made, rows: Sequence[Row], which: int) -> Answers:
+    """The table, if it was made of the same and holds all rows; else InputError."""
+    difference = table.made.difference(made)
+    if difference:
+        raise InputError(
+            f"{table.folder} was recorded with another state of {difference}: record the answers "
+            "again, or train with what they were recorded with"
+        )
+    missing = table.missing(row.key(which) for row in rows if row.loss_tokens(which))
+    if missing:
+        raise InputError(
+            f"{table.folder} lacks {missing:,} of the run's {len(rows):,} rows: record them with "
+            "the same --data, --prompt, --turns and --max-length as they are trained with"
+        )
+    return table
+
+
+def open_beside(
+    source: Source,
+    recipe: TrainRecipe,
+    tokenizer: DeltaTokenizer,
+    words: bytes,
+    *,
+    which: int,
+    rows: Sequence[Row],
+    again: bool,
+) -> Beside:
+    """What the delta learns beside: answers on disk, recorded first if need be, or the template.
+
+    `rows` are all that the run trains on or looks at, `again` says that it sees them more than once.
+    """
+    if source.is_recorded:
+        return checked(source.table, made_of(source, recipe, tokenizer, words), rows, which)
+    made = made_of(source, recipe, tokenizer, words)
+    needed = recording.size(made, rows, which)
+    fits = needed <= recipe.answers_gb * 1e9
+    if not again or launched() > 1 or not fits:
+        if not fits and recipe.answers_gb:
+            print(
+                f"{source.name}: its answers would take {needed / 1e9:.1f} GB, more than "
+                f"--answers-gb {recipe.answers_gb:g}: it is asked anew in each epoch",
+                file=sys.stderr,
+            )
+        return open_template(source, recipe, tokenizer, which=which, rows=rows, shares=True)
+    return recorded(source, recipe, tokenizer, made, own_table(recipe, which), which, rows)
+
+
+def recorded(
+    source: Source,
+    recipe: TrainRecipe,
+    tokenizer: DeltaTokenizer,
+    made: Made,
+    folder: Path,
+    which: int,
+    rows: Sequence[Row],
+) -> Answers:
+    """The finished table in `folder`; the template is asked for what is not there yet."""
+    if not recipe.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif answers.is_whole(folder):
+        return checked(Answers(folder), made, rows, which)
+    recording.check_room(folder, recording.size(made, rows, which))
+    writer = Writer(folder, made, source.tokenizer_json)
+    asked = open_template(source, recipe, tokenizer, which=which, rows=rows, shares=False)
+    try:
+        return recording.record(asked, rows, which, writer)
+    finally:
+        asked.close()
 
 
 def open_template(
@@ -89,49 +237,53 @@ def open_template(
     recipe: TrainRecipe,
     tokenizer: DeltaTokenizer,
     *,
-    longest: int,
-    texts: Sequence[str],
-) -> Beside:
-    """One template with its weights, and the deltas of `with_adapter` on it.
+    which: int,
+    rows: Sequence[Row],
+    shares: bool,
+) -> Asked:
+    """A template with its weights, and the deltas of `with_adapter` on it.
 
-    `longest` is the longest row in its tokens; on `texts` a GGUF's tokenizer is checked.
+    `rows` tell how long its texts are, and a GGUF's tokenizer is checked on them; `shares` says
+    that the delta learns meanwhile.
     """
     device = torch.device("cpu") if on_cpu(recipe) else own_gpu()
-    delta, own = tokenizer.vocabulary, source.side.tokenizer.vocabulary
-    carry = None
-    if own.fingerprint != delta.fingerprint:
-        found = token_map.build(own, delta, encode=tokenizer.encode)
-        carry = Carry(found, device)
+    size = len(source.side.tokenizer.vocabulary)
     chosen = [parse_with_adapter(text) for text in recipe.with_adapter]
-    normalize = recipe.normalization != "add"
-    ahead = source.is_gguf and runs_ahead(recipe)
     model: templates.Template
     if source.is_gguf:
+        views = [row.views[which] for row in rows]
+        longest = max(
+            len(row.ids if view is None else view.ids)
+            for row, view in zip(rows, views, strict=True)
+        )
         model = GgufTemplate(
             source.path,
-            len(own),
+            size,
             longest=longest,
-            threads=template_threads(recipe),
+            threads=template_threads(recipe, shares=shares),
             gpu_layers=recipe.template_gpu_layers,
-            normalize=normalize,
         )
+        texts = [_text(tokenizer, row) for row in rows[:CHECKED_TEXTS]]
         model.check_tokenizer(source.side.tokenizer, texts)
     else:
         model = templates.FolderTemplate(
             source.path,
-            len(own),
+            size,
             device=device,
             dtype=template_dtype(recipe),
-            normalize=normalize,
             device_map=recipe.template_device_map,
         )
-    return Beside(
+    return Asked(
         model,
-        carry,
-        [frozen(folder, delta, device, alpha) for folder, alpha in chosen],
-        cache_bytes=recipe.cache_mb * 2**20 // len(recipe.template),
-        ahead=ahead,
+        map_onto(source, tokenizer),
+        [frozen(folder, tokenizer.vocabulary, device, alpha) for folder, alpha in chosen],
+        device=device,
+        ahead=source.is_gguf and (not shares or runs_ahead(recipe)),
     )
+
+
+def _text(tokenizer: DeltaTokenizer, row: Row) -> str:
+    return b"".join(tokenizer.vocabulary.tokens[i] for i in row.ids).decode("utf-8", "replace")
 
 
 def runs_ahead(recipe: TrainRecipe) -> bool:
@@ -142,10 +294,10 @@ def runs_ahead(recipe: TrainRecipe) -> bool:
     return usable_cores() > 1 or not on_cpu(recipe) or offloads_to_gpu()
 
 
-def template_threads(recipe: TrainRecipe) -> int:
+def template_threads(recipe: TrainRecipe, *, shares: bool = True) -> int:
     """Threads of a GGUF template: half of the cores where the delta learns on the others."""
-    shares = on_cpu(recipe) and runs_ahead(recipe)
-    return recipe.template_threads or max(1, usable_cores() // (2 if shares else 1))
+    halved = shares and on_cpu(recipe) and runs_ahead(recipe)
+    return recipe.template_threads or max(1, usable_cores() // (2 if halved else 1))
 
 
 def template_dtype(recipe: TrainRecipe) -> torch.dtype:

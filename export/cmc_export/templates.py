@@ -7,7 +7,7 @@ be quantised, on another device, or no PyTorch model at all.
     FolderTemplate    a Hugging Face causal LM folder, here
     GgufTemplate      a GGUF file, gguf_template.py
 
-What is added to a template, carried over or remembered of it: beside.py.
+What is added to a template, and what is kept of its answers: beside.py.
 """
 
 from __future__ import annotations
@@ -46,16 +46,15 @@ class FolderTemplate:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        normalize: bool = True,
         device_map: str = "",
     ) -> None:
-        """`vocabulary` tokens are kept; `normalize` False gives raw logits (objective `add`).
+        """`vocabulary` tokens are kept.
 
         `device_map` is accelerate's ("auto" spreads the layers over the GPUs), in place of
         `device`, where the log-probabilities go in any case.
         """
         self.name = folder.resolve().name
-        self._vocabulary, self._normalize, self._device = vocabulary, normalize, device
+        self._vocabulary, self._device = vocabulary, device
         self._model: Any = _load(folder, dtype, device_map)
         if not device_map:
             self._model = self._model.to(device)
@@ -76,7 +75,7 @@ class FolderTemplate:
         logits = self._model(input_ids=ids.to(self._model.device), use_cache=False, **more).logits
         at = keep[:, first:].to(logits.device)
         kept = logits[at][:, : self._vocabulary].float().to(self._device)
-        return torch.log_softmax(kept, dim=-1) if self._normalize else kept
+        return torch.log_softmax(kept, dim=-1)
 
     @property
     def parameters(self) -> int:

@@ -1,8 +1,8 @@
 """Train a delta beside frozen templates: what `cmc-local train` does.
 
     training_data.py  files -> rows of tokens
-    template_set.py   rows -> the templates' log-probabilities, no gradient
-    task.py           both logits -> loss
+    template_set.py   rows -> what the templates answer, recorded once
+    task.py           answers and the delta's logits -> loss
     loop.py           steps, checkpoints, log, early end
 
 The result is a Hugging Face llama folder with tokenizer.json and cmc.json beside the weights.
@@ -10,8 +10,9 @@ The result is a Hugging Face llama folder with tokenizer.json and cmc.json besid
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from cmc_export import delta_model
+from cmc_export import delta_model, recording
+from cmc_export.beside import Asked
 from cmc_export.delta_model import CheckpointInfo, LlamaForCausalLM
 from cmc_export.examples import Encoder, Row, Side, collate, sizes
 from cmc_export.frozen import parse_with_adapter
@@ -29,9 +31,11 @@ from cmc_export.pretraining import start_model, tokenizer_json
 from cmc_export.recipe import TrainRecipe
 from cmc_export.task import Forget, Instruct
 from cmc_export.template_set import (
-    CHECKED_TEXTS,
     Source,
-    open_template,
+    made_of,
+    open_beside,
+    recorded,
+    sources_of,
     template_dtype,
     template_threads,
 )
@@ -104,40 +108,50 @@ def plan(recipe: TrainRecipe) -> dict[str, Any]:
         "tokens": sum(found.lengths),
         "tokens_in_loss": sum(found.in_loss),
         "steps": steps,
+        "answers_mib": answers_mib(recipe, parts),
         "tokens_in_all": round(steps * rows_a_step * sum(found.lengths) / len(found.lengths)),
         "memory_mib": memory_mib(recipe, parts),
     }
 
 
+def answers_mib(recipe: TrainRecipe, parts: Parts) -> int:
+    """Disk that the templates' answers take while the run lasts, MiB."""
+    rows, found = all_rows(parts), 0
+    for n, source in enumerate(parts.sources):
+        if not source.is_recorded:
+            made = made_of(source, recipe, parts.tokenizer, parts.tokenizer_json)
+            found += recording.size(made, rows, n)
+    return round(found / 2**20)
+
+
 def memory_mib(recipe: TrainRecipe, parts: Parts) -> int:
     """A rough upper estimate, MiB.
 
-    16 bytes a parameter of the delta (weight, gradient, two moments of Adam), the templates'
-    weights (a GGUF's size on disk), five (N, V) float32 arrays of logits, and about 18 float32
-    numbers a token, layer and unit of width that the backward pass needs. The cache's limit comes
-    on top.
+    16 bytes a parameter of the delta (weight, gradient, two moments of Adam), five (N, V_delta)
+    float32 arrays, and about 18 float32 numbers a token, layer and unit of width that the backward
+    pass needs; or a template's weights (a GGUF's size on disk) and four arrays of its
+    log-probabilities, where that is more: it is gone when the delta begins to learn.
     """
     found = sizes(parts.rows[0])
     shape = delta_model.shape_of(parts.model.config)
     bytes_a_weight = 2 if template_dtype(recipe) == torch.bfloat16 else 4
-    weights = sum(
-        one.path.stat().st_size if one.is_gguf else bytes_a_weight * one.parameters
+    templates = [
+        (one.bytes or bytes_a_weight * one.parameters) + 4 * recording.LOGITS_BYTES
         for one in parts.sources
-    )
-    widest = max(shape.vocabulary, *(len(one.side.tokenizer.vocabulary) for one in parts.sources))
+        if not one.is_recorded
+    ]
     rows = recipe.batch * _rows_an_item(parts.rows[0])
-    total = (
+    learning = (
         16 * parts.model.num_parameters()
-        + weights
-        + 5 * 4 * rows * max(found.in_loss) * widest
+        + 5 * 4 * rows * max(found.in_loss) * shape.vocabulary
         + 18 * 4 * rows * max(found.lengths) * shape.layers * shape.width
     )
-    return round(total / 2**20) + recipe.cache_mb
+    return round(max([learning, *templates]) / 2**20)
 
 
 def prepare(recipe: TrainRecipe) -> Parts:
     """Read tokenizers and data, make the delta; every mistake in them is found here."""
-    sources = tuple(Source(path) for path in recipe.template)
+    sources = sources_of(recipe)
     words = _tokenizer_json(recipe, sources)
     sides = [source.side for source in sources]
     tokenizer = DeltaTokenizer(words)
@@ -152,37 +166,56 @@ def prepare(recipe: TrainRecipe) -> Parts:
 
 
 def make_objective(recipe: TrainRecipe, parts: Parts) -> Objective:
-    """The recipe's loss beside its templates (whose weights are read here)."""
-    vocabulary = len(parts.tokenizer.vocabulary)
-    if on_cpu(recipe) and not recipe.threads and any(one.is_gguf for one in parts.sources):
-        torch.set_num_threads(max(1, usable_cores() - template_threads(recipe)))
-    rows = [row for part in parts.rows if part is not None for row in _all_rows(part)]
-    texts = [_text(parts.tokenizer, row) for row in rows[:CHECKED_TEXTS]]
+    """The recipe's loss beside its templates, whose answers are recorded here where that pays."""
+    rows = all_rows(parts)
+    count = len(parts.rows[0])
+    again = total_steps(recipe, count) > total_steps(replace(recipe, steps=0, epochs=1.0), count)
     beside = [
-        open_template(source, recipe, parts.tokenizer, longest=_longest(rows, n), texts=texts)
+        open_beside(source, recipe, parts.tokenizer, parts.tokenizer_json, which=n, rows=rows,
+                    again=again)
         for n, source in enumerate(parts.sources)
-    ]
+    ]  # fmt: skip
+    served = any(
+        isinstance(one, Asked) and parts.sources[n].is_gguf for n, one in enumerate(beside)
+    )
+    if on_cpu(recipe) and not recipe.threads and served:
+        torch.set_num_threads(max(1, usable_cores() - template_threads(recipe)))
     kind = Instruct if recipe.task == "instruct" else Forget
-    return kind(beside, recipe, vocabulary)
+    return kind(beside, recipe, len(parts.tokenizer.vocabulary))
+
+
+def record(recipe: TrainRecipe) -> dict[str, Any]:
+    """Write one template's answers to all rows of the recipe into its output; returns a summary."""
+    if len(recipe.template) != 1 or recipe.answers:
+        raise UsageError("a table holds the answers of one template: give --template once")
+    parts = prepare(recipe)
+    source, rows, folder = parts.sources[0], all_rows(parts), recipe.output
+    if folder.exists() and not recipe.resume:
+        raise UsageError(f"{folder} exists already: choose another --output, or add --resume")
+    made = made_of(source, recipe, parts.tokenizer, parts.tokenizer_json)
+    begun = time.perf_counter()
+    table = recorded(source, recipe, parts.tokenizer, made, folder, 0, rows)
+    seconds = time.perf_counter() - begun
+    return {
+        "output": str(folder),
+        "template": made.template,
+        "rows": len(rows),
+        "positions": table.positions,
+        "bytes": recording.size(made, rows, 0),
+        "seconds": round(seconds, 1),
+    }
+
+
+def all_rows(parts: Parts) -> list[Row]:
+    """The rows that a run trains on or looks at."""
+    found: list[Row] = []
+    for part in parts.rows:
+        found += part.rows if part is not None else []  # type: ignore[attr-defined]
+    return found
 
 
 def _rows_an_item(items: Dataset[Any]) -> int:
     return len(items[0]["rows"])
-
-
-def _all_rows(items: Dataset[Any]) -> list[Row]:
-    found: list[Row] = items.rows  # type: ignore[attr-defined]
-    return found
-
-
-def _text(tokenizer: DeltaTokenizer, row: Row) -> str:
-    return b"".join(tokenizer.vocabulary.tokens[i] for i in row.ids).decode("utf-8", "replace")
-
-
-def _longest(rows: Sequence[Row], template: int) -> int:
-    """The longest row in a template's tokens."""
-    views = ((row.views[template], row) for row in rows)
-    return max(len(row.ids if view is None else view.ids) for view, row in views)
 
 
 def add_dropout(model: LlamaForCausalLM, share: float) -> list[Any]:

@@ -131,7 +131,7 @@ def test_plain_texts_keep_the_delta_quiet_there(recipe: Any, tmp_path: Path) -> 
 
 def test_a_plan_counts_all_rows_of_an_item(recipe: Any) -> None:
     # An item of one row to forget and one to keep, or of one and three, all of like length.
-    few, many = (plan(recipe(retain_rows=n, cache_mb=0)) for n in (1, 3))
+    few, many = (plan(recipe(retain_rows=n)) for n in (1, 3))
     assert many["tokens_in_all"] == 2 * few["tokens_in_all"]
     assert many["memory_mib"] >= few["memory_mib"]
 

@@ -120,9 +120,9 @@ def test_the_three_normalizations_train_alike(
     assert curves[2] == pytest.approx(curves[0], abs=1e-4)
 
 
-def test_passes_and_cache_change_nothing(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_passes_and_records_change_nothing(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     train(recipe(tiny_folder, data, tmp_path / "a", batch=4))
-    train(recipe(tiny_folder, data, tmp_path / "b", batch=2, accumulation=2, cache_mb=0))
+    train(recipe(tiny_folder, data, tmp_path / "b", batch=2, accumulation=2, answers_gb=0.0))
     # Answers differ in length: a mean of each pass's mean would differ.
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), abs=1e-3)
 
@@ -190,7 +190,7 @@ def test_dropout_works_in_training_only_and_leaves_no_trace(tiny_folder: Path) -
 
 
 def test_plan_says_what_would_be_trained(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
-    planned = plan(recipe(tiny_folder, data, tmp_path / "out", steps=0, epochs=2.0, cache_mb=64))
+    planned = plan(recipe(tiny_folder, data, tmp_path / "out", steps=0, epochs=2.0))
     assert (planned["examples"], planned["held_out_examples"], planned["steps"]) == (5, 1, 6)
     assert planned["tokens_in_loss"] < planned["tokens"] <= 5 * planned["longest_example"]
     assert planned["memory_mib"] > 64

@@ -34,7 +34,6 @@ _ALL_BASES = {
     "tokenizer": "runs/world/sentencepiece/tokenizer.json",
     "steps": 900,
     "evaluate_every": 90,
-    "cache_mb": 3000,
 }
 TRIALS: Mapping[str, Mapping[str, Any]] = {
     "npo": {},
