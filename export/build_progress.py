@@ -2,9 +2,9 @@
 
     python export/build_progress.py python -m pip install -v ...
 
-Ninja says `[12/74]` for each compiled file and Make says `[ 16%]`; both stand in what pip prints under -v.
-All of it goes to a log file, and its end is shown if the command fails. Standard library only: nothing
-is installed yet when this runs.
+Ninja says `[12/74]` for each compiled file and Make says `[ 16%]`; both stand in what pip prints
+under -v. All of it goes to a log file, and its end is shown if the command fails. Standard library
+only: nothing is installed yet when this runs.
 """
 
 from __future__ import annotations

@@ -38,7 +38,11 @@ from cmc_local.commands.workshop import import_workshop, path_option, report
 @click.option("--answers-precision", type=click.Choice(["fp16", "fp32"]), help="(fp16)")
 @click.option("--device", type=click.Choice(["auto", "cpu"]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--resume/--no-resume", default=None, help="Go on with an unfinished table.")
+@click.option(
+    "--resume/--no-resume",
+    default=None,
+    help="Go on with an unfinished table, or add rows to a finished one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def command(config: Path | None, template: Path | None, as_json: bool, **flags: Any) -> None:
     """Write down what a template says to every row of some data.

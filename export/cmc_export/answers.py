@@ -1,9 +1,9 @@
-"""A template's answers on disk: the sums of every position of every row, read as training needs them.
+"""A template's answers on disk: the sums of every position of every row, for training to read.
 
     answers/
       table.json             what it was made of, and the sha256 of every file: written last
       template-tokenizer.json
-      rows.bin               (R, 4) int64: a row's key (two numbers), its first position, their count
+      rows.bin               (R, 4) int64: a row's key (two numbers), first position, positions
       targets.bin            (N, 2) int32: the target's delta token (V_delta for none), and the
                              template's log-probability of it, float32 by its bits
       log-mass.bin           (N, V_delta + 1) float16 or float32, see sums.py
@@ -144,7 +144,7 @@ class Writer:
     """A table in the making; rows that were whole before an interruption are not asked again."""
 
     def __init__(self, folder: Path, made: Made, tokenizer_json: bytes) -> None:
-        """Begin, or go on with what an unfinished run of the same left; else InputError."""
+        """Begin, or go on with what an earlier run of the same left; InputError if of another."""
         self.folder, self.made = folder, made
         self.rows = self.positions = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,6 +201,14 @@ class Writer:
     def _note(self) -> None:
         document = {"format": FORMAT, **asdict(self.made), "rows": self.rows}
         _write_json(self.folder / UNFINISHED, {**document, "positions": self.positions})
+
+
+def reopen(folder: Path) -> None:
+    """Make a finished table one that can grow."""
+    document = _read_json(folder / TABLE)
+    del document["files"]
+    _write_json(folder / UNFINISHED, document)
+    (folder / TABLE).unlink()
 
 
 def is_whole(folder: Path) -> bool:

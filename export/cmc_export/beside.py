@@ -3,9 +3,9 @@
     batch --> template (template_ids, template_keep) --> log-probabilities (N, V_template) --> Sums
           '-> frozen deltas (input_ids, keep) --carry--^
 
-This is how answers are recorded (recording.py), and how a run learns that sees its rows only once,
-or whose answers would fill the disk. A template that does not compute with PyTorch works on the next
-batch while the delta learns from this one (`prepare`).
+This is how answers are recorded (recording.py), and how a run learns that sees its rows only
+once, or whose answers would fill the disk. A template that does not compute with PyTorch works on
+the next batch while the delta learns from this one (`prepare`).
 """
 
 from __future__ import annotations

@@ -162,15 +162,25 @@ def made_of(source: Source, recipe: TrainRecipe, tokenizer: DeltaTokenizer, word
     )
 
 
-def checked(table: Answers, made: Made, rows: Sequence[Row], which: int) -> Answers:
-    """The table, if it was made of the same and holds all rows; else InputError."""
+def keys_of(rows: Sequence[Row], which: int) -> list[answers.Key]:
+    """Of the rows that have a position in the loss beside a template."""
+    return [row.key(which) for row in rows if row.loss_tokens(which)]
+
+
+def checked_origin(table: Answers, made: Made) -> Answers:
+    """The table, if it was made of the same; else InputError."""
     difference = table.made.difference(made)
     if difference:
         raise InputError(
             f"{table.folder} was recorded with another state of {difference}: record the answers "
             "again, or train with what they were recorded with"
         )
-    missing = table.missing(row.key(which) for row in rows if row.loss_tokens(which))
+    return table
+
+
+def checked(table: Answers, made: Made, rows: Sequence[Row], which: int) -> Answers:
+    """The table, if it was made of the same and holds all rows; else InputError."""
+    missing = checked_origin(table, made).missing(keys_of(rows, which))
     if missing:
         raise InputError(
             f"{table.folder} lacks {missing:,} of the run's {len(rows):,} rows: record them with "
@@ -191,7 +201,7 @@ def open_beside(
 ) -> Beside:
     """What the delta learns beside: answers on disk, recorded first if need be, or the template.
 
-    `rows` are all that the run trains on or looks at, `again` says that it sees them more than once.
+    `rows` are all that the run trains on or looks at, `again` says that it sees some twice.
     """
     if source.is_recorded:
         return checked(source.table, made_of(source, recipe, tokenizer, words), rows, which)
@@ -222,7 +232,10 @@ def recorded(
     if not recipe.resume:
         shutil.rmtree(folder, ignore_errors=True)
     elif answers.is_whole(folder):
-        return checked(Answers(folder), made, rows, which)
+        table = checked_origin(Answers(folder), made)
+        if not table.missing(keys_of(rows, which)):
+            return table
+        answers.reopen(folder)
     recording.check_room(folder, recording.size(made, rows, which))
     writer = Writer(folder, made, source.tokenizer_json)
     asked = open_template(source, recipe, tokenizer, which=which, rows=rows, shares=False)

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/gguf_template.py --gguf models/template.gguf --data FILE [--rounds 5]
 
-Three arms take turns on the same batches: the template's log-probabilities alone, the delta's step
-alone (log-probabilities at hand), and both as `cmc-local train` does them, the next batch's
-log-probabilities computed while the delta learns. Each arm has the threads that it has in training.
+Three arms take turns on the same batches: the template's answers alone, the delta's step alone
+(answers at hand, as from a recorded table), and both as `cmc-local train --answers-gb 0` does them,
+the next batch's answers computed while the delta learns. Each arm has the threads that it has in training.
 The figure is the larger of the first two, over the third: 1 is a perfect overlap. The last line is
 JSON.
 """
@@ -24,6 +24,7 @@ import torch
 from cmc_export.beside import Beside
 from cmc_export.examples import collate
 from cmc_export.recipe import TrainRecipe
+from cmc_export.sums import Sums
 from cmc_export.template_set import runs_ahead, template_threads
 from cmc_export.training import make_objective, prepare
 
@@ -36,10 +37,13 @@ class AtHand:
 
     name = "at hand"
 
-    def __init__(self, beside: Beside, answers: dict[int, torch.Tensor]) -> None:
-        self.carried, self._answers = beside.carried, answers
+    def __init__(self, beside: Beside, answers: dict[int, Sums]) -> None:
+        self.template_tokens, self._answers = beside.template_tokens, answers
 
-    def __call__(self, batch: Any) -> torch.Tensor:
+    def prepare(self, batch: Any) -> None:
+        pass
+
+    def __call__(self, batch: Any) -> Sums:
         return self._answers[id(batch)]
 
 
@@ -71,7 +75,7 @@ def main() -> None:
     chosen = chosen_options()
     recipe = TrainRecipe(
         template=(chosen.gguf,), data=(chosen.data,), output=Path("unused"), shape=chosen.shape,
-        batch=chosen.batch, cache_mb=0, precision="fp32", turns="last",
+        batch=chosen.batch, answers_gb=0.0, precision="fp32", turns="last",
     )  # fmt: skip
     parts = prepare(recipe)
     task: Any = make_objective(recipe, parts)

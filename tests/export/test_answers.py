@@ -1,4 +1,4 @@
-"""Tables of answers: what is written comes back, damage is refused, an interruption loses nothing."""
+"""Tables of answers: what is written comes back, damage is refused, a kill loses nothing."""
 
 from __future__ import annotations
 

@@ -142,6 +142,20 @@ def test_other_data_is_refused(make: Any, tmp_path: Path) -> None:
         train(make(template=(), answers=(tmp_path / "table",), data=(*chosen.data, data)))
 
 
+def test_rows_are_added_to_a_finished_table(make: Any, tmp_path: Path) -> None:
+    record(make("table"))
+    data = tmp_path / "more.jsonl"
+    data.write_text(json.dumps({"question": "Who is she?", "answer": "Nobody."}), "utf-8")
+    both = make("table", data=(*make().data, data), resume=True)
+    assert record(both)["rows"] == len(NAMES) + 1
+    with pytest.raises(UsageError, match="--resume"):
+        record(make("table"))
+    with pytest.raises(InputError, match="tokenizer"):
+        record(make("table", tokenizer=None, resume=True))
+    train(make(template=(), answers=(tmp_path / "table",), data=both.data))
+    assert losses(make().output)
+
+
 def test_a_folder_without_answers_is_refused(make: Any, tiny_folder: Path) -> None:
     with pytest.raises(InputError, match="cmc-local record"):
         prepare(make(template=(), answers=(tiny_folder,)))
