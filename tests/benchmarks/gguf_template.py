@@ -4,9 +4,9 @@
 
 Three arms take turns on the same batches: the template's answers alone, the delta's step alone
 (answers at hand, as from a recorded table), and both as `cmc-local train --answers-gb 0` does them,
-the next batch's answers computed while the delta learns. Each arm has the threads that it has in training.
-The figure is the larger of the first two, over the third: 1 is a perfect overlap. The last line is
-JSON.
+the next batch's answers computed while the delta learns. Each arm has the threads that it has in
+training. The figure is the larger of the first two, over the third: 1 is a perfect overlap. The
+last line is JSON.
 """
 
 from __future__ import annotations
