@@ -47,12 +47,12 @@ def _do(given: argparse.Namespace, chosen: Chosen) -> None:
                 data.write_data(chosen.runs, task)
     elif given.what == "known":
         for base in chosen.bases:
-            forgetting.find_known(base, chosen.runs, _say)
+            forgetting.find_known(base, chosen.runs, chosen.sizes.threads, _say)
     elif given.what == "measure":
         for cell in cells(chosen, given.arms):
             _say(f"{cell.task} on {cell.base}: {cell.arm}")
             if cell.task == "forget":
-                forgetting.measure(cell, chosen.runs, _say)
+                forgetting.measure(cell, chosen.runs, chosen.sizes, _say)
             else:
                 measure.measure(cell, chosen.runs, chosen.sizes, _say)
     elif given.what == "table":
@@ -107,6 +107,7 @@ def _chosen(given: argparse.Namespace) -> Chosen:
         runs=given.runs,
         pretrained=given.pretrained,
         precision=given.precision,
+        more=given.more,
         sizes=sizes,
     )
 
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"({RUNS})")
     parser.add_argument("--pretrained", type=Path, help="a pretrained delta, in place of one's own")
     parser.add_argument("--precision", default="int8", help="of the adapters (int8)")
+    parser.add_argument("--more", default="", help="words for every training, as in '--steps 5'")
     for name, what in (
         ("test", "replies measured"),
         ("nll", "answers scored"),

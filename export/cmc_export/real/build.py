@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cmc_export.real import data, forgetting, table, texts
-from cmc_export.real.measure import Sizes
+from cmc_export.real.measure import Sizes, measure_words
 from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell, TaskPlace, gguf
 from cmc_export.stages import Say, Stage, run
 from cmc_local.errors import InputError, TrainingError, UsageError
@@ -27,21 +27,20 @@ ALL_TASKS: Final = (*data.MAKERS, "forget")
 ALL_ARMS: Final = ("plain", "prompted", "delta", "lora", "proxy")
 RIVAL_TASKS: Final = ("short", "style")
 """The tasks on which LoRA and proxy-tuning are measured unless arms are named."""
-FEW_WORDS: Final = ("label", "forget")
-"""Tasks whose answers are a few words: many epochs cost little."""
 
 PRETRAIN: Final = (
     "--vocabulary 4096 --width 160 --layers 6 --heads 5 --mlp 432 --context 1024 --epochs 2 "
     "--batch 32 --learning-rate 2e-3 --resume"
 )
-LEARN: Final = "--prompt cmc --turns last --batch 16 --learning-rate 1e-3 --patience 0 --resume"
+ASKED: Final = "--prompt cmc --turns last"
+LEARN: Final = f"{ASKED} --batch 16 --learning-rate 1e-3 --patience 0 --resume"
 EPOCHS: Final = {"short": 4, "label": 6, "format": 4, "style": 4}
 FORGET: Final = (
-    "--task forget --forget-loss ascent --forget-bound 6 --retain-rows 3 --prompt cmc --turns last "
+    f"--task forget --forget-loss ascent --forget-bound 6 --retain-rows 3 {ASKED} "
     "--batch 8 --learning-rate 5e-4 --steps 200 --patience 0 --resume"
 )
 LORA: Final = (
-    "--method lora --prompt cmc --turns last --batch 8 --epochs 3 --learning-rate 1e-3 "
+    f"--method lora {ASKED} --batch 8 --epochs 3 --learning-rate 1e-3 "
     "--max-length 384 --patience 0 --resume"
 )
 
@@ -59,6 +58,8 @@ class Chosen:
     runs: Path = RUNS
     pretrained: Path | None = None
     precision: str = "int8"
+    more: str = ""
+    """Words for every `train` and `finetune`, after the others and so above them."""
     sizes: Sizes = field(default_factory=Sizes)
 
     def __post_init__(self) -> None:
@@ -109,7 +110,7 @@ def make_data(chosen: Chosen, task: str, bases: Sequence[str], say: Say) -> None
         data.write_data(chosen.runs, task)
         return
     for base in bases:
-        words = f"known --bases {base} --runs {chosen.runs}"
+        words = f"known --bases {base} --runs {chosen.runs} --threads {chosen.sizes.threads}"
         run(Stage(forgetting.known_file(chosen.runs, base), words, "cmc_export.real"), say)
     forgetting.write_data(chosen.runs, bases)
 
@@ -142,30 +143,26 @@ def pretrain_stages(chosen: Chosen) -> Iterator[Stage]:
 def delta_stages(chosen: Chosen, task: str, templates: str, seed: int) -> Iterator[Stage]:
     """The templates' answers, the delta beside them, its adapter."""
     place = TaskPlace(chosen.runs, task)
-    parts = ("train", "retain") if task == "forget" else ("train", "valid")
-    given = " ".join(f"--data {place.data(part)}" for part in parts)
-    names = TEMPLATES[templates]
+    names, held = TEMPLATES[templates], "retain" if task == "forget" else "valid"
+    given = f"--data {place.data('train')} --{held} {place.data(held)}"
+    kind = "--task forget " if task == "forget" else ""
     for name in names:
         yield Stage(
             place.answers(name),
-            f"record --template {gguf(name)} {given} --init {chosen.initial} "
-            f"-o {place.answers(name)}",
+            f"record --template {gguf(name)} {kind}{given} --init {chosen.initial} {ASKED} "
+            f"--resume -o {place.answers(name)}",
         )
     answers = " ".join(f"--answers {place.answers(name)}" for name in names)
-    if task == "forget":
-        learn = f"{FORGET} --data {place.data('train')} --retain {place.data('retain')}"
-        shown = place.data("retain")
-    else:
-        learn = (
-            f"{LEARN} --epochs {EPOCHS[task]} --data {place.data('train')} "
-            f"--valid {place.data('valid')}"
-        )
-        shown = place.data("valid")
+    learn = FORGET if task == "forget" else f"{LEARN} --epochs {EPOCHS[task]}"
     delta, adapter = place.delta(templates, seed), place.adapter(templates, seed)
-    yield Stage(delta, f"train {answers} --init {chosen.initial} {learn} --seed {seed} -o {delta}")
+    yield Stage(
+        delta,
+        f"train {answers} --init {chosen.initial} {given} {learn} --seed {seed} "
+        f"{chosen.more} -o {delta}",
+    )
     yield Stage(
         adapter,
-        f"export {delta} -o {adapter} --template {gguf(names[0])} --data {shown} "
+        f"export {delta} -o {adapter} --template {gguf(names[0])} --data {place.data(held)} "
         f"--precision {chosen.precision}",
     )
 
@@ -181,7 +178,7 @@ def rival_stages(chosen: Chosen, task: str, bases: Sequence[str]) -> Iterator[St
             yield Stage(
                 target,
                 f"finetune --model {gguf(base)} {LORA} --data {place.data('train')} "
-                f"--valid {place.data('valid')} --seed {seed} -o {target}",
+                f"--valid {place.data('valid')} --seed {seed} {chosen.more} -o {target}",
             )
         for base in with_lora:
             yield _measured(chosen, Cell(task, base, "lora", seed))
@@ -190,16 +187,8 @@ def rival_stages(chosen: Chosen, task: str, bases: Sequence[str]) -> Iterator[St
 
 
 def _measured(chosen: Chosen, cell: Cell) -> Stage:
-    sizes = chosen.sizes
-    given = [
-        f"--{name.replace('_', '-')} {getattr(sizes, name)}"
-        for name in ("test", "nll", "choose", "max_tokens", "parallel", "threads")
-        if getattr(sizes, name) != getattr(Sizes(), name)
-    ]
-    if chosen.runs != RUNS:
-        given.append(f"--runs {chosen.runs}")
-    module, words = cell.words.split(" ", 1)
-    return Stage(cell.result(chosen.runs), " ".join((words, *given)), module)
+    words = measure_words(cell, chosen.runs, chosen.sizes)
+    return Stage(cell.result(chosen.runs), words, "cmc_export.real")
 
 
 def _may_fail(stage: Stage) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -40,7 +40,7 @@ def known_file(runs: Path, base: str) -> Path:
     return runs / "forget" / f"known.{base}.json"
 
 
-def find_known(base: str, runs: Path, say: Say) -> None:
+def find_known(base: str, runs: Path, threads: int, say: Say) -> None:
     """Write which facts a base knows in both trained phrasings, unless that is there."""
     target = known_file(runs, base)
     if target.is_file():
@@ -50,7 +50,9 @@ def find_known(base: str, runs: Path, say: Say) -> None:
     found = set(range(len(every)))
     with (
         Journal(journal_path(target), settings) as journal,
-        SteeredModel.load(gguf(base), limits=Limits(context=CONTEXT)) as model,
+        SteeredModel.load(
+            gguf(base), limits=Limits(context=CONTEXT), threads=threads or None
+        ) as model,
     ):
         for phrasing in TRAINED:
             work = partial(ranks, model, phrasing, None, None)
@@ -131,7 +133,7 @@ def rank(nats: Sequence[float]) -> int:
     return 1 + sum(other <= nats[0] for other in nats[1:])
 
 
-def measure(cell: Cell, runs: Path, say: Say) -> None:
+def measure(cell: Cell, runs: Path, sizes: Sizes, say: Say) -> None:
     """Measure a cell of `forget`, unless its results are there."""
     output = cell.result(runs)
     if output.exists():
@@ -144,7 +146,7 @@ def measure(cell: Cell, runs: Path, say: Say) -> None:
         settings["adapter"] = fingerprint(adapter)
     with (
         Journal(journal_path(output), settings) as journal,
-        opened(cell, place, Sizes(parallel=1)) as model,
+        opened(cell, place, replace(sizes, parallel=1)) as model,
     ):
         exam = partial(_row, journal, model, parts)
         extra: dict[str, Any] = {}
@@ -168,7 +170,7 @@ def measure(cell: Cell, runs: Path, say: Say) -> None:
             rows = [exam(None, None, TESTED)]
     for row in rows:
         say(f"  {row['metrics']}")
-    write_result(cell, runs, rows, extra)
+    write_result(cell, runs, sizes, rows, extra)
 
 
 def systems(miss: Sequence[Fact]) -> list[str]:

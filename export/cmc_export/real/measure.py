@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from cmc_export.real import prompting
 from cmc_export.real.data import Record, read_records
-from cmc_export.real.places import Cell, TaskPlace, gguf
+from cmc_export.real.places import RUNS, Cell, TaskPlace, gguf
 from cmc_export.real.prompting import Help, View
 from cmc_export.real.tasks import TASKS, Task, is_refusal
 from cmc_local import proxy
@@ -160,11 +160,15 @@ def measure(cell: Cell, runs: Path, sizes: Sizes, say: Say) -> None:
             extra["tuned"] = alpha
         else:
             rows = [_row(bench, test, None)]
-    write_result(cell, runs, rows, extra)
+    write_result(cell, runs, sizes, rows, extra)
 
 
 def write_result(
-    cell: Cell, runs: Path, rows: Sequence[dict[str, Any]], extra: dict[str, Any]
+    cell: Cell,
+    runs: Path,
+    sizes: Sizes,
+    rows: Sequence[dict[str, Any]],
+    extra: dict[str, Any],
 ) -> None:
     """The results document of a cell."""
     write_json(
@@ -172,11 +176,22 @@ def write_result(
         {
             "format": FORMAT,
             **asdict(cell),
-            "command": f"python -m {cell.words}",
+            "command": f"python -m cmc_export.real {measure_words(cell, runs, sizes)}",
             **extra,
             "rows": list(rows),
         },
     )
+
+
+def measure_words(cell: Cell, runs: Path, sizes: Sizes) -> str:
+    """The words after `python -m cmc_export.real` that measure a cell."""
+    usual = asdict(Sizes())
+    given = {name: value for name, value in asdict(sizes).items() if value != usual[name]}
+    seeds = {"seeds": cell.seed} if cell.is_seeded else {}
+    places = {} if runs == RUNS else {"runs": runs}
+    named = {"tasks": cell.task, "bases": cell.base, "arms": cell.arm, **seeds, **given, **places}
+    options = (f"--{name.replace('_', '-')} {value}" for name, value in named.items())
+    return " ".join(("measure", *options))
 
 
 @contextmanager

@@ -78,15 +78,6 @@ class Cell:
         """Whether the arm depends on a seed."""
         return self.arm not in ("plain", "prompted")
 
-    @property
-    def words(self) -> str:
-        """The command that measures it."""
-        seed = f" --seeds {self.seed}" if self.is_seeded else ""
-        return (
-            f"cmc_export.real measure --tasks {self.task} --bases {self.base} "
-            f"--arms {self.arm}{seed}"
-        )
-
     def result(self, runs: Path) -> Path:
         """The file of its results."""
         seed = f".{self.seed}" if self.is_seeded else ""
@@ -119,7 +110,3 @@ class TaskPlace:
     def lora(self, base: str, seed: int) -> Path:
         """The base's own LoRA."""
         return self.runs / self.task / f"lora.{base}.{seed}.gguf"
-
-    def choice(self, base: str) -> Path:
-        """The prompt that validation chose."""
-        return self.runs / "results" / self.task / f"{base}.choice.json"

@@ -32,6 +32,14 @@ METRIC_NAMES: Final[Mapping[str, str]] = {
     "style": "rules kept",
     "forget": "missed and kept",
 }
+ALSO: Final[Mapping[str, tuple[str, ...]]] = {
+    "short": (),
+    "label": ("within",),
+    "format": ("right",),
+    "style": ("all",),
+    "forget": ("missed", "kept"),
+}
+"""Further figures that a table shows, by their names in the results."""
 TITLES: Final[Mapping[str, str]] = {
     **{name: task.title for name, task in TASKS.items()},
     "forget": "Forgetting",
@@ -130,8 +138,6 @@ def read(runs: Path) -> list[dict[str, Any]]:
     """All result files of a run; DataError for a file that is none."""
     found = []
     for path in sorted((runs / "results").glob("*/*.json")):
-        if path.name.endswith(".choice.json"):
-            continue
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -21,7 +21,7 @@ from cmc_local.evaluate.whole_file import write_text
 
 Say = Callable[[str], None]
 HEAD: Final = (
-    *("arm", "{metric}", "NLL", "tokens", "cut off", "refusals", "ms a token"),
+    *("arm", "{metric}", "also", "NLL", "tokens", "cut off", "refusals", "ms a token"),
     *("beats prompting", "gap to LoRA"),
 )
 _LEAD: Final = (
@@ -68,7 +68,9 @@ def markdown(made: Sequence[Line]) -> str:
         ]
         table.insert(1, "|" + "---|" + "---:|" * (len(shown) - 1))
         parts.append("\n".join(table))
-    commands = "\n".join(dict.fromkeys(command for line in made for command in _commands(line)))
+    commands = "\n".join(
+        dict.fromkeys(command for line in made for command in line.outcome.commands)
+    )
     parts.append(f"## The command behind each line\n\n```\n{commands}\n```")
     return "\n\n".join(parts) + "\n"
 
@@ -88,7 +90,7 @@ def page(made: Sequence[Line]) -> str:
         sections.append(report_html.section(title, "", report_html.table(head, body)))
     commands = [
         (
-            report_html.code_cell("\n".join(_commands(line)), wrap=True),
+            report_html.code_cell("\n".join(line.outcome.commands), wrap=True),
             report_html.lines_cell([_place(line), line.outcome.label]),
         )
         for line in made
@@ -125,6 +127,7 @@ def cells(line: Line) -> list[str]:
     return [
         one.label,
         figure,
+        ", ".join(f"{name} {one.metrics[name]:.2f}" for name in results.ALSO[one.task]),
         _number(line, "nll", "{:.3f}"),
         _number(line, "tokens", "{:.0f}"),
         _number(line, "cut_off", "{:.2f}"),
@@ -142,7 +145,3 @@ def _number(line: Line, name: str, form: str, times: float = 1) -> str:
 
 def _place(line: Line) -> str:
     return f"{TITLES[line.outcome.task]}: {line.outcome.base_name}"
-
-
-def _commands(line: Line) -> list[str]:
-    return [f"python -m {command.removeprefix('python -m ')}" for command in line.outcome.commands]
