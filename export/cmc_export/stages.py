@@ -20,6 +20,14 @@ class Stage:
 
     result: Path
     command: str
+    module: str = "cmc_local"
+    """What `python -m` runs it with."""
+
+    @property
+    def line(self) -> str:
+        """The command as one types it."""
+        program = "cmc-local" if self.module == "cmc_local" else f"python -m {self.module}"
+        return f"{program} {self.command}"
 
 
 def run(stage: Stage, say: Say) -> None:
@@ -29,8 +37,8 @@ def run(stage: Stage, say: Say) -> None:
     """
     if stage.result.exists():
         return
-    say(f"cmc-local {stage.command}")
-    words = [sys.executable, "-m", "cmc_local", *shlex.split(stage.command)]
+    say(stage.line)
+    words = [sys.executable, "-m", stage.module, *shlex.split(stage.command)]
     code = subprocess.run(words, check=False).returncode
     if code:
-        raise TrainingError(f"`cmc-local {stage.command}` ended with {code}: see above")
+        raise TrainingError(f"`{stage.line}` ended with {code}: see above")

@@ -1,0 +1,1 @@
+"""What the method does on real models: tasks, rivals, measurements."""

@@ -1,0 +1,112 @@
+"""Where everything lies: the real models, the data, and what a run writes.
+
+    runs/real/TASK/{train,valid,test}.jsonl       the data of a task
+    runs/real/TASK/answers.TEMPLATE               a template's answers, recorded once
+    runs/real/TASK/delta.TEMPLATES.SEED[.adapter] a delta, and its adapter
+    runs/real/TASK/lora.BASE.SEED.gguf            the base's own LoRA
+    runs/real/results/TASK/BASE.ARM.SEED.json     what was measured
+
+Knows names only; nothing of models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cmc_local.errors import InputError
+
+RUNS: Final = Path("runs/real")
+MODELS: Final[Mapping[str, str]] = {
+    "smollm2": "smollm2-135m-instruct-q4_1.gguf",
+    "gemma3": "gemma3-270m-q4_k_m.gguf",
+    "qwen25": "qwen25-coder-0.5b-instruct-q4_k_m.gguf",
+}
+"""File names of the real models; `CMC_REAL` names the folder that holds them."""
+FULL_NAMES: Final[Mapping[str, str]] = {
+    "smollm2": "SmolLM2-135M-Instruct",
+    "gemma3": "Gemma 3 270M",
+    "qwen25": "Qwen2.5-Coder-0.5B-Instruct",
+}
+TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
+    "gemma3": ("gemma3",),
+    "smollm2": ("smollm2",),
+    "both": ("gemma3", "smollm2"),
+}
+"""What a delta learns beside, by the name it has in tables."""
+BESIDE: Final[Mapping[str, str]] = {
+    "gemma3": "beside Gemma",
+    "smollm2": "beside SmolLM2",
+    "both": "beside both",
+}
+SIMPLE_ARMS: Final = ("plain", "prompted", "lora", "proxy")
+
+
+def models_folder() -> Path:
+    """The folder of the real models."""
+    return Path(os.environ.get("CMC_REAL", Path.home() / ".cache/cmc-real-models"))
+
+
+def gguf(base: str) -> Path:
+    """A real model's file; InputError where it is not there."""
+    path = models_folder() / MODELS[base]
+    if not path.is_file():
+        raise InputError(f"no {path}: set CMC_REAL to the folder with {MODELS[base]}")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement: a task, a base, an arm of it, and the seed where something was trained."""
+
+    task: str
+    base: str
+    arm: str
+    """plain, prompted, lora, proxy, or delta-TEMPLATES."""
+    seed: int = 0
+
+    @property
+    def templates(self) -> str | None:
+        """What the arm's delta learned beside; None for an arm without one."""
+        return self.arm.removeprefix("delta-") if self.arm.startswith("delta-") else None
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the arm depends on a seed."""
+        return self.arm not in ("plain", "prompted")
+
+    def result(self, runs: Path) -> Path:
+        """The file of its results."""
+        seed = f".{self.seed}" if self.is_seeded else ""
+        return runs / "results" / self.task / f"{self.base}.{self.arm}{seed}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlace:
+    """The files of one task."""
+
+    runs: Path
+    task: str
+
+    def data(self, part: str) -> Path:
+        """train, valid or test (forget has further parts)."""
+        return self.runs / self.task / f"{part}.jsonl"
+
+    def answers(self, template: str) -> Path:
+        """What a template says on training and validation data."""
+        return self.runs / self.task / f"answers.{template}"
+
+    def delta(self, templates: str, seed: int) -> Path:
+        """The trained delta's folder."""
+        return self.runs / self.task / f"delta.{templates}.{seed}"
+
+    def adapter(self, templates: str, seed: int) -> Path:
+        """The delta, packed."""
+        return self.runs / self.task / f"delta.{templates}.{seed}.adapter"
+
+    def lora(self, base: str, seed: int) -> Path:
+        """The base's own LoRA."""
+        return self.runs / self.task / f"lora.{base}.{seed}.gguf"

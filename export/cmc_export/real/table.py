@@ -1,0 +1,147 @@
+"""The results as a page (runs/real/report.html), as Markdown, and as a page of the documentation.
+
+Knows lines (results.py) and how they look; nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import stdev
+from typing import Final
+
+from cmc_export.real import results
+from cmc_export.real.results import METRIC_NAMES, TITLES, Line
+from cmc_export.real.statistics import DRAWS, LEVEL
+from cmc_local import __version__
+from cmc_local.errors import DataError
+from cmc_local.evaluate import report_html
+from cmc_local.evaluate.whole_file import write_text
+
+Say = Callable[[str], None]
+HEAD: Final = (
+    *("arm", "{metric}", "also", "NLL", "tokens", "cut off", "refusals", "ms a token"),
+    *("beats prompting", "gap to LoRA"),
+)
+_LEAD: Final = (
+    f"Each figure is a mean over held-out examples, with the interval that holds {LEVEL:.0%} of "
+    f"{DRAWS:,} redrawn samples of them (bootstrap) in brackets; seeds, where there are several, "
+    "with their standard deviation. Replies are greedy. `Prompted` is the best of several system "
+    "texts and sets of examples, chosen on validation data by the task's own metric, as a tuned "
+    "alpha is. Gap to LoRA is (value - plain) / (LoRA - plain). `Met` means that the mean is above "
+    "prompting's, and `within the noise` that the interval of the difference holds 0."
+)
+
+
+def write(runs: Path, say: Say) -> None:
+    """report.html and table.md of all results that are there."""
+    made = results.lines(results.outcomes(results.read(runs)))
+    if not made:
+        say("no results yet")
+        return
+    write_text(runs / "table.md", markdown(made))
+    write_text(runs / "report.html", page(made))
+    say(f"{runs / 'report.html'}: {len(made)} lines")
+
+
+def write_docs(runs: Path, target: Path, say: Say) -> None:
+    """The Markdown as a page of the documentation; DataError where nothing is measured."""
+    made = results.lines(results.outcomes(results.read(runs)))
+    if not made:
+        raise DataError(f"no results in {runs}: run `python -m cmc_export.real` first")
+    write_text(target, f"# Real models\n\n{markdown(made)}")
+    say(f"{target}: {len(made)} lines")
+
+
+def markdown(made: Sequence[Line]) -> str:
+    """A table for each task and base, what it adds up to, and the commands."""
+    parts = [_LEAD.replace("%", " %"), *summary(made)]
+    for title, metric, some in tables(made):
+        head = [name.format(metric=metric) for name in HEAD]
+        rows = [cells(line) for line in some]
+        shown = [i for i in range(len(head)) if i < 2 or any(row[i] for row in rows)]
+        parts.append(f"## {title}")
+        table = [
+            "| " + " | ".join(row[i].replace("|", "\\|") for i in shown) + " |"
+            for row in [head, *rows]
+        ]
+        table.insert(1, "|" + "---|" + "---:|" * (len(shown) - 1))
+        parts.append("\n".join(table))
+    commands = "\n".join(
+        dict.fromkeys(command for line in made for command in line.outcome.commands)
+    )
+    parts.append(f"## The command behind each line\n\n```\n{commands}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def page(made: Sequence[Line]) -> str:
+    """The same as one self-contained HTML page."""
+    sections = []
+    for title, metric, some in tables(made):
+        head = [name.format(metric=metric) + ("#" if i else "") for i, name in enumerate(HEAD)]
+        body = [
+            (
+                report_html.heading_cell(first),
+                *(report_html.number_cell(cell or "-") for cell in rest),
+            )
+            for first, *rest in map(cells, some)
+        ]
+        sections.append(report_html.section(title, "", report_html.table(head, body)))
+    commands = [
+        (
+            report_html.code_cell("\n".join(line.outcome.commands), wrap=True),
+            report_html.lines_cell([_place(line), line.outcome.label]),
+        )
+        for line in made
+    ]
+    table = report_html.table(("command", "line"), commands)
+    sections.append(report_html.section("How each line was made", "", table))
+    lead = " ".join((_LEAD.replace("`", ""), *summary(made)))
+    return report_html.page("Real models", lead, sections, f"Made by cmc-local {__version__}.")
+
+
+def tables(made: Sequence[Line]) -> Iterator[tuple[str, str, list[Line]]]:
+    """Title, metric's name and lines of each task and base."""
+    for (task, _), some in groupby(made, lambda line: (line.outcome.task, line.outcome.base)):
+        lines = list(some)
+        yield f"{TITLES[task]}: {lines[0].outcome.base_name}", METRIC_NAMES[task], lines
+
+
+def summary(made: Sequence[Line]) -> list[str]:
+    """What the lines add up to: where a delta beats prompting."""
+    found = []
+    for at_home, where in ((True, "its template"), (False, "another base")):
+        won, of = results.beaten(made, at_home=at_home)
+        if of:
+            found.append(f"On {where} a delta beats prompting on {won} of {of} tasks and bases.")
+    return found
+
+
+def cells(line: Line) -> list[str]:
+    """The texts of a line, in HEAD's order; empty where nothing was measured."""
+    one, value = line.outcome, line.value
+    figure = f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    if len(one.by_seed) > 1:
+        figure += f" ±{stdev(one.by_seed):.3f} ({len(one.by_seed)} seeds)"
+    return [
+        one.label,
+        figure,
+        ", ".join(f"{name} {one.metrics[name]:.2f}" for name in results.ALSO[one.task]),
+        _number(line, "nll", "{:.3f}"),
+        _number(line, "tokens", "{:.0f}"),
+        _number(line, "cut_off", "{:.2f}"),
+        _number(line, "refusals", "{:.2f}"),
+        _number(line, "seconds_per_token", "{:.1f}", 1000),
+        line.verdict,
+        line.gap_verdict,
+    ]
+
+
+def _number(line: Line, name: str, form: str, times: float = 1) -> str:
+    value = line.outcome.metrics.get(name)
+    return "" if value is None else form.format(value * times)
+
+
+def _place(line: Line) -> str:
+    return f"{TITLES[line.outcome.task]}: {line.outcome.base_name}"
