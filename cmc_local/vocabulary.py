@@ -108,9 +108,10 @@ class Vocabulary:
         `bos_id` and `eos_id` set those tokens' roles too; one token for both ends counts as EOS.
         """
         tokens, roles, names = [], bytearray(), []
+        byte, bos, eos = Role.BYTE, Role.BOS, Role.EOS  # an enum's members are slow to look up
         for i, (text, given, name) in enumerate(entries):
-            role = Role.EOS if i == eos_id else Role.BOS if i == bos_id else given
-            tokens.append(text if role <= Role.BYTE else b"")
+            role = eos if i == eos_id else bos if i == bos_id else given
+            tokens.append(text if role <= byte else b"")
             roles.append(role)
             names.append(name)
         array = np.frombuffer(bytes(roles), dtype=np.uint8)
@@ -157,7 +158,7 @@ def byte_level_bytes(spelling: str) -> bytes:
 
 def metaspace_bytes(spelling: str, marker: str = "\u2581") -> bytes:
     """The text of a SentencePiece token: U+2581 is a space."""
-    return plain_bytes(spelling.replace(marker, " "))
+    return spelling.replace(marker, " ").encode("utf-8", "replace")
 
 
 def plain_bytes(spelling: str) -> bytes:
@@ -218,6 +219,8 @@ def _read(root: dict[str, Any]) -> Vocabulary:
     literal = plain_bytes if _has(root, "ByteLevel", "decoder", "pre_tokenizer") else text
     byte_tokens = bool(root["model"].get("byte_fallback")) or _has(root, "ByteFallback", "decoder")
 
+    normal = Role.NORMAL  # an enum's members are slow to look up
+
     def entry_of(i: int, name: str) -> tuple[bytes, Role, str]:
         if i in ends:
             return b"", Role.EOS, name
@@ -228,7 +231,7 @@ def _read(root: dict[str, Any]) -> Vocabulary:
         byte = byte_value(name) if byte_tokens else None
         if byte is not None:
             return bytes([byte]), Role.BYTE, name
-        return (literal if i in added else text)(name), Role.NORMAL, name
+        return (literal if i in added else text)(name), normal, name
 
     return Vocabulary.assemble(map(entry_of, range(size), names), eos_id=eos_id, bos_id=bos_id)
 
