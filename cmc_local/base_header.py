@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -82,16 +83,21 @@ def tensor_count(path: Path) -> int:
     return _counts(_beginning(path), path)[0]
 
 
-def read(path: Path, *, lists: bool = False) -> Header:
+def read(path: Path, *, lists: bool | Container[str] = False) -> Header:
     """The whole header. Raises GGUFError for a missing, damaged or other kind of file.
 
-    With `lists` the metadata's lists are there whole, not their lengths alone.
+    With `lists` the metadata's lists are there whole, not their lengths alone: all of them, or
+    those of these keys.
     """
     tensors, entries = _counts(_beginning(path), path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            cursor = _Cursor(data, 24, lists)
-            metadata = {cursor.text(): cursor.value(cursor.u32()) for _ in range(entries)}
+            cursor = _Cursor(data, 24)
+            metadata: dict[str, Any] = {}
+            for _ in range(entries):
+                key = cursor.text()
+                whole = lists if isinstance(lists, bool) else key in lists
+                metadata[key] = cursor.value(cursor.u32(), whole=whole)
             return Header(metadata, tuple(cursor.tensor() for _ in range(tensors)))
         except (struct.error, KeyError, OverflowError):
             raise GGUFError(
@@ -131,8 +137,8 @@ def _counts(start: bytes, path: Path) -> tuple[int, int]:
 class _Cursor:
     """Reads one field after the other; running past the end raises struct.error."""
 
-    def __init__(self, data: mmap.mmap, at: int, lists: bool) -> None:
-        self._data, self._at, self._lists = data, at, lists
+    def __init__(self, data: mmap.mmap, at: int) -> None:
+        self._data, self._at = data, at
 
     def _scalar(self, kind: struct.Struct) -> int | float | bool:
         (value,) = kind.unpack_from(self._data, self._at)
@@ -156,27 +162,38 @@ class _Cursor:
         self._skip(size)
         return self._data[self._at - size : self._at].decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Any:
-        """A `Value`, an `Array`, or a list."""
+    def value(self, kind: int, *, whole: bool) -> Any:
+        """A `Value`, an `Array`, or where the whole of it is wanted a list."""
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
-            return self._array()
+            return self._array(whole)
         return self._scalar(_SCALARS[kind])
 
-    def _array(self) -> Array | list[Any]:
+    def _array(self, whole: bool) -> Array | list[Any]:
         kind, length = self.u32(), self.u64()
-        if self._lists:
-            return [self.value(kind) for _ in range(length)]
         if kind in _SCALARS:
-            self._skip(length * _SCALARS[kind].size)
+            begin, size = self._at, length * _SCALARS[kind].size
+            self._skip(size)
+            found = _SCALARS[kind].iter_unpack(self._data[begin : self._at]) if whole else ()
+            values: list[Any] = [value for (value,) in found]
         elif kind == _STRING:
-            for _ in range(length):
-                self._skip(self.u64())
+            values = self._strings(length, whole)
         else:
-            for _ in range(length):
-                self.value(kind)
-        return Array(length)
+            values = [self.value(kind, whole=whole) for _ in range(length)]
+        return values if whole else Array(length)
+
+    def _strings(self, length: int, whole: bool) -> list[str]:
+        """Of a vocabulary there are hundreds of thousands: one loop, nothing called in vain."""
+        data, at, size_at, found = self._data, self._at, _U64.unpack_from, []
+        for _ in range(length):
+            (size,) = size_at(data, at)
+            at += 8 + size
+            if whole:
+                found.append(data[at - size : at].decode("utf-8", "replace"))
+        self._at = at
+        self._skip(0)
+        return found
 
     def tensor(self) -> Tensor:
         name = self.text()

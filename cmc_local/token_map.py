@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -91,8 +91,8 @@ def build(
     _exact(found, candidates)
     _near(found, candidates)
     if fallback == "first-piece" and encode is not None:
-        piece = _FirstPiece(delta, candidates, encode)
-        found.add(Match.FALLBACK, {i: piece(base.tokens[i]) for i in found.waiting()})
+        piece, waiting = _FirstPiece(delta, candidates, encode), found.waiting()
+        found.add(Match.FALLBACK, waiting, [piece(base.tokens[i]) for i in waiting])
     return TokenMap(found.ids, found.matches, len(delta))
 
 
@@ -159,13 +159,11 @@ class _Found:
         ids = (self.matches == Match.NONE) & (self.base.roles <= Role.BYTE)
         return [i for i in np.flatnonzero(ids).tolist() if self.base.tokens[i]]
 
-    def add(self, match: Match, counterparts: Mapping[int, int]) -> None:
-        """Set base token -> delta token; -1 stays without counterpart."""
-        pairs = [pair for pair in counterparts.items() if pair[1] >= 0]
-        if pairs:
-            mine, theirs = np.array(pairs, dtype=np.int64).T
-            self.ids[mine] = theirs
-            self.matches[mine] = match
+    def add(self, match: Match, mine: Sequence[int], theirs: Iterable[int]) -> None:
+        """Give base tokens these delta tokens; with -1 one stays without counterpart."""
+        base, delta = np.array(mine, np.intp), np.fromiter(theirs, np.int32, len(mine))
+        base, delta = base[delta >= 0], delta[delta >= 0]
+        self.ids[base], self.matches[base] = delta, match
 
 
 def _by_role(found: _Found, delta: Vocabulary) -> None:
@@ -173,7 +171,7 @@ def _by_role(found: _Found, delta: Vocabulary) -> None:
     for role, counterpart in ((Role.EOS, delta.eos_id), (Role.BOS, delta.bos_id)):
         if counterpart is not None:
             mine = np.flatnonzero(found.base.roles == role).tolist()
-            found.add(Match.ROLE, dict.fromkeys(mine, counterpart))
+            found.add(Match.ROLE, mine, [counterpart] * len(mine))
 
 
 def _exact(found: _Found, candidates: _Candidates) -> None:
@@ -185,30 +183,49 @@ def _exact(found: _Found, candidates: _Candidates) -> None:
     }
     for role, texts in orders.items():
         mine = np.flatnonzero(base.roles == role).tolist()
-        found.add(Match.EXACT, {i: texts.get(base.tokens[i], -1) for i in mine})
+        found.add(Match.EXACT, mine, [texts.get(base.tokens[i], -1) for i in mine])
 
 
 def _near(found: _Found, candidates: _Candidates) -> None:
     """The nearest normal token of which one begins the other."""
-    tokens, waiting = found.base.tokens, found.waiting()
-    longer = _nearest_longer(candidates.normal, {tokens[i] for i in waiting})
-    near = {}
+    tokens, waiting, normal = found.base.tokens, found.waiting(), candidates.normal
+    longer = _beginnings(normal)
+    wide = _nearest_longer(normal, {tokens[i] for i in waiting if not tokens[i].isascii()})
+    near = []
     for i in waiting:
-        best = _nearest_shorter(candidates.normal, tokens[i])
-        other = longer.get(tokens[i])
-        if other is not None and (best is None or other < best):
-            best = other
-        if best is not None:
-            near[i] = best[1]
-    found.add(Match.NEAR, near)
+        text = tokens[i]
+        shorter = _nearest_shorter(normal, longer, text)
+        other = wide.get(text)
+        if (ascii_one := longer.get(text)) is not None and text.isascii():
+            other = ascii_one[0] - len(text), ascii_one[1]
+        if shorter and other is not None:
+            other = min(other, (distance(text, shorter), normal[shorter]))
+        near.append(normal[shorter] if other is None and shorter else other[1] if other else -1)
+    found.add(Match.NEAR, waiting, near)
+
+
+def _beginnings(normal: dict[bytes, int]) -> dict[bytes, tuple[int, int]]:
+    """Every beginning of a longer delta token: (length, id) of the shortest such token.
+
+    Lengths are in characters or else bytes: less an ASCII beginning's length they are `distance`.
+    """
+    lengths = (
+        (len(text) if text.isascii() else characters(text) or len(text), i, text)
+        for text, i in normal.items()
+    )
+    found: dict[bytes, tuple[int, int]] = {}
+    for length, i, text in sorted(lengths):
+        entry = length, i
+        for cut in range(1, len(text)):
+            found.setdefault(text[:cut], entry)
+    return found
 
 
 def _nearest_longer(normal: dict[bytes, int], wanted: set[bytes]) -> dict[bytes, tuple[int, int]]:
-    """For each wanted text that begins a delta token: the best (distance, id)."""
+    """For each wanted text, none of ASCII alone, that begins a delta token: best (distance, id)."""
     best: dict[bytes, tuple[int, int]] = {}
-    longest = max(map(len, wanted), default=0)
     for text, i in normal.items():
-        for cut in range(1, min(len(text), longest + 1)):
+        for cut in range(1, 0 if text.isascii() else len(text)):
             prefix = text[:cut]
             if prefix in wanted:
                 offer = distance(text, prefix), i
@@ -217,28 +234,31 @@ def _nearest_longer(normal: dict[bytes, int], wanted: set[bytes]) -> dict[bytes,
     return best
 
 
-def _nearest_shorter(normal: dict[bytes, int], text: bytes) -> tuple[int, int] | None:
-    """The best (distance, id) among the delta tokens that `text` begins with."""
-    best: tuple[int, int] | None = None
-    ascii_only = text.isascii()
-    shortest = 2 if text[:1] == b" " and text.strip(b" ") else 1  # a lone space is no candidate
-    for cut in range(len(text) - 1, shortest - 1, -1):
-        i = normal.get(text[:cut])
-        if i is None:
-            continue
-        if ascii_only:  # the longest is the nearest
-            return len(text) - cut, i
-        offer = distance(text, text[:cut]), i
-        if best is None or offer < best:
-            best = offer
-    return best
+def _nearest_shorter(
+    normal: dict[bytes, int], longer: dict[bytes, tuple[int, int]], text: bytes
+) -> bytes:
+    """The nearest of the delta's texts that `text` begins with; empty for none."""
+    cuts = []
+    for cut in range(1, len(text)):
+        prefix = text[:cut]
+        if prefix in normal:
+            cuts.append(cut)
+        elif prefix not in longer:
+            break
+    if cuts and cuts[0] == 1 and text[:1] == b" " and text.strip(b" "):
+        del cuts[0]  # a lone space is no candidate
+    if not cuts:
+        return b""
+    if text[cuts[-1]] & 0xC0 != 0x80:  # not within a character: the longest is the nearest
+        return text[: cuts[-1]]
+    return min((distance(text, text[:cut]), normal[text[:cut]], text[:cut]) for cut in cuts)[2]
 
 
 class _FirstPiece:
-    """The first token that the delta would say for a text.
+    """The first token that the delta would say for a text that no normal token begins.
 
-    The text is encoded after a newline where that does not change the newline's own tokens: alone,
-    a SentencePiece tokenizer would put a space before it.
+    (A lone space may begin it.) The text is encoded after a newline where that does not change the
+    newline's own tokens: alone, a SentencePiece tokenizer would put a space before it.
     """
 
     def __init__(self, delta: Vocabulary, candidates: _Candidates, encode: Encode) -> None:
@@ -246,19 +266,41 @@ class _FirstPiece:
         self._bytes = candidates.byte
         self._encode = encode
         self._anchor = encode(_ANCHOR)
+        self._spaces: dict[str, int] = {}
 
     def __call__(self, text: bytes) -> int:
         """A delta token, -1 for none; a broken character is spelled by its first byte."""
+        byte = self._bytes.get(text[:1])
+        if byte is not None and text[:1] != b" ":
+            return byte  # nothing else that it may say is the text
         whole = _whole_characters(text)
+        if (space := self._space(whole[:2])) >= 0:
+            return space
         usable = []
         for i in self._pieces(whole) if whole else ():
             if self._tokens[i]:  # a token without text is a control token
                 if text.startswith(self._tokens[i]):
                     return i
                 usable.append(i)
-        byte = self._bytes.get(text[:1])
         # A tokenizer that normalises (lower case) says a token that the text does not begin with.
         return byte if byte is not None else next(iter(usable), -1)
+
+    def _space(self, start: str) -> int:
+        """The token of a lone space, where a text of this start has it for its first; else -1.
+
+        So it is where the start's tokens are its own bytes, nothing normalised: no token reaches
+        from the space into the word, or it would begin the text. Vocabularies have tens of
+        thousands of foreign words that begin with a space, and a few thousand starts of these.
+        """
+        if start[:1] != " ":
+            return -1
+        if start not in self._spaces:
+            ids = self._encode(_ANCHOR + start)
+            ids = ids[len(self._anchor) :] if ids[: len(self._anchor)] == self._anchor else []
+            pieces = [self._tokens[i] for i in ids]
+            own = pieces[:1] == [b" "] and b"".join(pieces) == start.encode()
+            self._spaces[start] = ids[0] if own else -1
+        return self._spaces[start]
 
     def _pieces(self, text: str) -> Iterator[int]:
         """The first token of `text` within a text, then at the start of one."""

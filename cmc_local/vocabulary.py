@@ -11,6 +11,7 @@ models or of other vocabularies.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -84,10 +85,10 @@ class Vocabulary:
         size = len(self.tokens)
         if not size or self.roles.shape != (size,) or len(self.names) != size:
             raise TokenizerError(f"a vocabulary of {size} tokens is not usable: is the file whole?")
-        longest = max(range(size), key=lambda i: len(self.tokens[i]))
-        if len(self.tokens[longest]) > MAX_TOKEN_BYTES:
+        if (longest := max(map(len, self.tokens))) > MAX_TOKEN_BYTES:
+            token = next(i for i, text in enumerate(self.tokens) if len(text) == longest)
             raise TokenizerError(
-                f"token {longest} has {len(self.tokens[longest])} bytes, "
+                f"token {token} has {longest} bytes, "
                 f"more than {MAX_TOKEN_BYTES}: is the file damaged?"
             )
         for name, token in (("EOS", self.eos_id), ("BOS", self.bos_id)):
@@ -107,9 +108,10 @@ class Vocabulary:
         `bos_id` and `eos_id` set those tokens' roles too; one token for both ends counts as EOS.
         """
         tokens, roles, names = [], bytearray(), []
+        byte, bos, eos = Role.BYTE, Role.BOS, Role.EOS  # an enum's members are slow to look up
         for i, (text, given, name) in enumerate(entries):
-            role = Role.EOS if i == eos_id else Role.BOS if i == bos_id else given
-            tokens.append(text if role <= Role.BYTE else b"")
+            role = eos if i == eos_id else bos if i == bos_id else given
+            tokens.append(text if role <= byte else b"")
             roles.append(role)
             names.append(name)
         array = np.frombuffer(bytes(roles), dtype=np.uint8)
@@ -131,12 +133,16 @@ class Vocabulary:
 
 
 @cache
-def _byte_of_char() -> dict[str, int]:
-    """GPT-2's remapping: printable Latin-1 bytes are themselves, the others U+0100 and up."""
+def _byte_of_char() -> Any:
+    """GPT-2's remapping: printable Latin-1 bytes are themselves, the others U+0100 and up.
+
+    A table of `codecs.charmap_encode`, which is ten times faster than a look-up for each character.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(256 + n): byte for n, byte in enumerate(others)}
+    chars = {byte: chr(byte) for byte in printable}
+    chars |= {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return codecs.charmap_build("".join(chars[byte] for byte in range(256)))
 
 
 def byte_level_bytes(spelling: str) -> bytes:
@@ -144,16 +150,15 @@ def byte_level_bytes(spelling: str) -> bytes:
 
     A spelling with a character outside the 256 stands for its own UTF-8.
     """
-    table = _byte_of_char()
     try:
-        return bytes([table[char] for char in spelling])
-    except KeyError:
+        return codecs.charmap_encode(spelling, "strict", _byte_of_char())[0]
+    except UnicodeEncodeError:
         return plain_bytes(spelling)
 
 
 def metaspace_bytes(spelling: str, marker: str = "\u2581") -> bytes:
     """The text of a SentencePiece token: U+2581 is a space."""
-    return plain_bytes(spelling.replace(marker, " "))
+    return spelling.replace(marker, " ").encode("utf-8", "replace")
 
 
 def plain_bytes(spelling: str) -> bytes:
@@ -214,6 +219,8 @@ def _read(root: dict[str, Any]) -> Vocabulary:
     literal = plain_bytes if _has(root, "ByteLevel", "decoder", "pre_tokenizer") else text
     byte_tokens = bool(root["model"].get("byte_fallback")) or _has(root, "ByteFallback", "decoder")
 
+    normal = Role.NORMAL  # an enum's members are slow to look up
+
     def entry_of(i: int, name: str) -> tuple[bytes, Role, str]:
         if i in ends:
             return b"", Role.EOS, name
@@ -224,7 +231,7 @@ def _read(root: dict[str, Any]) -> Vocabulary:
         byte = byte_value(name) if byte_tokens else None
         if byte is not None:
             return bytes([byte]), Role.BYTE, name
-        return (literal if i in added else text)(name), Role.NORMAL, name
+        return (literal if i in added else text)(name), normal, name
 
     return Vocabulary.assemble(map(entry_of, range(size), names), eos_id=eos_id, bos_id=bos_id)
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 import tiny_models
+from cmc_local import base_library
 from cmc_local.base_header import Array, Tensor, read
 from cmc_local.base_model import BaseModel
-from cmc_local.base_vocabulary import kind_of, read_metadata, read_vocabulary
+from cmc_local.base_vocabulary import kind_of, read_metadata, read_vocabulary, vocabulary_of
 from cmc_local.errors import GGUFError
 from cmc_local.vocabulary import Role, Vocabulary, from_tokenizer_json
+
+TYPES = "tokenizer.ggml.token_type"
 
 
 @pytest.mark.parametrize("family", ["sentencepiece", "byte-level"])
@@ -58,6 +61,30 @@ def test_roles_and_texts_of_llama_3(shared_data: Path) -> None:
     assert role_of(vocabulary, "<|begin_of_text|>") is Role.BOS
     assert role_of(vocabulary, "<|start_header_id|>") is Role.CONTROL
     assert role_of(vocabulary, "<|reserved_special_token_0|>") is Role.UNUSED
+
+
+@pytest.mark.parametrize("file", ["llama-spm", "phi-3", "qwen2", "gpt-2", "deepseek-llm"])
+def test_the_files_own_lists_say_what_llama_cpp_says_of_each_token(
+    shared_data: Path, tmp_path: Path, file: str
+) -> None:
+    path = shared_data / "vocab" / f"ggml-vocab-{file}.gguf"
+    model = base_library.load(path, vocab_only=True)
+    try:
+        vocab = base_library.llama_cpp.llama_model_get_vocab(model)
+        asked = vocabulary_of(vocab, tmp_path / "away.gguf")  # no list to read: all is asked
+    finally:
+        base_library.llama_cpp.llama_model_free(model)
+    read_ = read_vocabulary(path)
+    assert (read_.names, read_.fingerprint) == (asked.names, asked.fingerprint)
+
+
+def test_a_token_of_the_type_of_text_may_end_a_generation(shared_data: Path) -> None:
+    header = read(shared_data / "vocab" / "ggml-vocab-qwen2.gguf", lists={TYPES}).metadata
+    vocabulary = read_vocabulary(shared_data / "vocab" / "ggml-vocab-qwen2.gguf")
+    end = vocabulary.names.index("</s>")
+    assert header[TYPES][end] == 1  # normal; llama.cpp knows it by its spelling
+    assert vocabulary.roles[end] == Role.EOS
+    assert isinstance(header["tokenizer.ggml.tokens"], Array)  # not asked for
 
 
 def test_an_open_model_has_the_files_vocabulary(tiny_gguf: Path) -> None:

@@ -67,11 +67,20 @@ class Report:
 
     def worst(self, match: Match) -> list[int]:
         """Base tokens of one kind: the most used in the text first, then what loses most."""
-        tokens = self.base.vocabulary.tokens
-        kind = np.flatnonzero(self.made.matches == match).tolist()
-        if self.usage is None:
-            return heapq.nsmallest(EXAMPLES, (i for i in kind if tokens[i]), key=self._rank)
-        return heapq.nsmallest(EXAMPLES, (i for i in kind if self.usage.uses[i]), key=self._rank)
+        kind = np.flatnonzero(self.made.matches == match)
+        if self.usage is not None:
+            used = kind[self.usage.uses[kind] > 0]
+            return heapq.nsmallest(EXAMPLES, used.tolist(), key=self._rank)
+        sizes = _sizes(self.base.vocabulary)[kind]
+        if match == Match.NEAR:  # bytes are as many as characters, or more
+            sizes = np.abs(sizes - _sizes(self.delta.vocabulary)[self.made.ids[kind]])
+        order = np.argsort(-sizes, kind="stable")[: int(np.count_nonzero(sizes))]
+        found: list[int] = []
+        for i, size in zip(kind[order].tolist(), sizes[order].tolist(), strict=True):
+            if len(found) == EXAMPLES and size < self.lost(found[-1]):
+                break
+            found = sorted([*found, i], key=self._rank)[:EXAMPLES]
+        return found
 
     def lost(self, i: int) -> int:
         """How far a base token's text is from its counterpart's, in characters or else bytes."""
@@ -82,6 +91,11 @@ class Report:
 
     def _rank(self, i: int) -> tuple[int, int, int]:
         return (-int(self.usage.uses[i]) if self.usage else 0, -self.lost(i), i)
+
+
+def _sizes(vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """(V,) int64, bytes of each token's text."""
+    return np.fromiter(map(len, vocabulary.tokens), np.int64, len(vocabulary))
 
 
 def as_json(report: Report) -> dict[str, Any]:
