@@ -30,7 +30,7 @@ QUESTIONS: Final = (
     "How long should I boil an egg?",
     "Why do leaves change colour in autumn?",
     "Name three things to pack for a day at the beach.",
-    "My neighbour waters my plants while I am away. Write one sentence to thank her.",
+    "Write one sentence to thank my neighbour for watering my plants.",
 )
 WIDE: Final = 100
 """Columns of a terminal on which two answers stand side by side."""
