@@ -4,8 +4,9 @@ Knows file names only; whoever opens a file checks it. The folder holds
 
     template.gguf  larger.gguf  other.gguf     base models
     template/                                  the template again, a Hugging Face folder to train on
-    instruct/  forget/                         adapters
+    instruct/  forget/                         adapters for them
     world/                                     the small world that all of them know, as JSONL
+    brief/                                     an adapter for any model: short, direct answers
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Final
 from cmc_local.errors import InputError
 
 BASES: Final = ("template", "larger", "other")
-ADAPTERS: Final = ("instruct", "forget")
+WORLD_ADAPTERS: Final = ("instruct", "forget")
+BRIEF: Final = "brief"
+ADAPTERS: Final = (*WORLD_ADAPTERS, BRIEF)
 DEFAULT_BASE: Final = "larger"
 DEFAULT_ADAPTER: Final = "instruct"
 
@@ -41,6 +44,14 @@ def base(name: str = DEFAULT_BASE) -> Path:
 def adapter(name: str = DEFAULT_ADAPTER) -> Path:
     """The folder of a bundled adapter, one of `ADAPTERS`."""
     return _existing(name, name, ADAPTERS)
+
+
+def has(name: str) -> bool:
+    """Whether this installation carries an adapter of that name."""
+    try:
+        return adapter(name).is_dir()
+    except InputError:
+        return False
 
 
 def template_folder() -> Path:

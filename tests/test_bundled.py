@@ -41,7 +41,13 @@ def test_every_bundled_model_is_found(models: Path) -> None:
 
 def test_defaults_are_bundled() -> None:
     assert bundled.DEFAULT_BASE in bundled.BASES
-    assert bundled.DEFAULT_ADAPTER in bundled.ADAPTERS
+    assert bundled.DEFAULT_ADAPTER in bundled.WORLD_ADAPTERS
+
+
+def test_an_adapter_may_be_left_out(models: Path) -> None:
+    assert bundled.has("brief") and not bundled.has("broad")
+    (models / "brief").rmdir()
+    assert not bundled.has("brief")
 
 
 def test_unknown_name_lists_the_known_ones(models: Path) -> None:

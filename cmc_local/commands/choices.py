@@ -4,7 +4,8 @@
     chat.gguf,plain.gguf:0.5                                         -> ProxyChoice
     tuned-lora.gguf:0.5                                              -> LoraChoice
 
-A name that is no path may be a bundled model's, or a repository's on a hub, which is fetched.
+A name that is no path may be a bundled model's, a known real one's (`real_models`), or a
+repository's on a hub, which is fetched.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmc_local import bundled, hub, hub_adapter, hub_gguf
+from cmc_local import bundled, hub, hub_adapter, hub_gguf, real_models
 from cmc_local.errors import InputError, UsageError
 
 
@@ -117,7 +118,7 @@ def adapter_path(text: str) -> Path:
 
 
 def gguf_path(text: str) -> Path:
-    """An existing file, the bundled base of that name, or that of `hf:user/repo:QUANT`, fetched."""
+    """An existing file, a model known by name, or that of `hf:user/repo:QUANT`, fetched."""
     if not text.strip():
         raise UsageError("--gguf is empty: give the path of a GGUF file")
     if Path(text).is_file():
@@ -126,8 +127,11 @@ def gguf_path(text: str) -> Path:
         return hub_gguf.fetch(text)
     if text in bundled.BASES:
         return bundled.base(text)
+    if text in real_models.NAMES:
+        return real_models.find(text)
     if Path(text).is_dir():
         raise InputError(f"{text} is a folder: give the .gguf file in it")
     raise InputError(
-        f"no GGUF file at {text}: give its path, or a bundled one: {', '.join(bundled.BASES)}"
+        f"no GGUF file at {text}: give its path, or a bundled one: {', '.join(bundled.BASES)}; "
+        f"or a real one by its name: {', '.join(real_models.NAMES)}"
     )

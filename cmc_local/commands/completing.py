@@ -15,14 +15,14 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from cmc_local import bundled
+from cmc_local import bundled, real_models
 
 
 def gguf(
     _ctx: click.Context, _option: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Bundled base models and GGUF files, for `shell_complete=` of `--gguf`."""
-    return _names_or_files(bundled.BASES, incomplete, "file")
+    """Models known by name, and GGUF files, for `shell_complete=` of `--gguf`."""
+    return _names_or_files((*bundled.BASES, *real_models.NAMES), incomplete, "file")
 
 
 def adapter(
@@ -36,7 +36,9 @@ def place(
     _ctx: click.Context, _option: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
     """Base models, adapters and files, where either may be named."""
-    return _names_or_files((*bundled.BASES, *bundled.ADAPTERS), incomplete, "file")
+    return _names_or_files(
+        (*bundled.BASES, *real_models.NAMES, *bundled.ADAPTERS), incomplete, "file"
+    )
 
 
 def file(
@@ -59,7 +61,7 @@ def _names_or_files(names: Sequence[str], incomplete: str, kind: str) -> list[Co
     A shell's look would take the place of the names: bash does one or the other.
     """
     fitting = [
-        CompletionItem(name, help="bundled") for name in names if name.startswith(incomplete)
+        CompletionItem(name, help="known by name") for name in names if name.startswith(incomplete)
     ]
     if not fitting:
         return [CompletionItem(incomplete, type=kind)]

@@ -1,14 +1,17 @@
-"""`cmc-local demo`: the same questions to three models, plain and steered, then the table."""
+"""`cmc-local demo`: the same questions to three models, plain and steered, then the table.
+
+With `--real` they are real models, and there is no table: see `demo_real`.
+"""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import click
 
 from cmc_local import bundled
 from cmc_local.commands import options
+from cmc_local.settings import Control
 
 
 @click.command()
@@ -19,9 +22,23 @@ from cmc_local.commands import options
     show_default=True,
     help="Questions of each kind behind the table.",
 )
+@click.option("--real", is_flag=True, help="Ask the real models that are on this machine.")
 @options.control
-def command(limit: int, control: Any) -> None:
-    """See it work on the bundled models: one delta, three models, two vocabularies."""
+def command(limit: int, real: bool, control: Control) -> None:
+    """See it work: one delta, three models, the same questions plain and steered.
+
+    The models are the bundled ones of a small made-up world; with --real they are SmolLM2, Gemma 3
+    and Qwen2.5-Coder, as many of them as are on this machine, and `brief` steers them.
+    """
+    if real:
+        from cmc_local.commands import demo_real
+
+        return demo_real.show(control)
+    return _show_world(limit, control)
+
+
+def _show_world(limit: int, control: Control) -> None:
+    """Some questions to each bundled model, then the table of the examination."""
     from rich.console import Console
 
     from cmc_local.commands.world_table import examined, load_bundled, print_table, report

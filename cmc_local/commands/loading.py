@@ -1,15 +1,17 @@
-"""The model that a command's options ask for."""
+"""The model that a command's options ask for, and the one where they name none."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from cmc_local import bundled, offline, profiles, proxy
-from cmc_local.commands.choices import AdapterChoice, LoraChoice, ProxyChoice
+from cmc_local import bundled, offline, profiles, proxy, real_models
+from cmc_local.commands.choices import AdapterChoice, LoraChoice, ProxyChoice, gguf_path
 from cmc_local.commands.options import Devices, Function
 from cmc_local.errors import InputError, UsageError
 from cmc_local.loaded_adapter import LoadedAdapter
@@ -133,14 +135,57 @@ def _proxy(
 
 
 def is_bundled(gguf: Path) -> bool:
-    """Whether a file is one of the models that come with the program."""
+    """Whether a file, or an adapter's folder, is one of those that come with the program."""
     try:
         return gguf.resolve().parent == bundled.folder()
     except InputError:
         return False
 
 
-def bundled_sampling(gguf: Path, sampling: Sampling) -> Sampling:
-    """The bundled models are tiny: they answer greedily unless a temperature is given."""
-    given = click.get_current_context().params.get("temperature")
-    return replace(sampling, temperature=0.0) if given is None and is_bundled(gguf) else sampling
+def usual_model(function: Function) -> Function:
+    """What one talks to where the options leave it open; stands below them.
+
+    | named | base model | adapter |
+    |---|---|---|
+    | nothing | SmolLM2, where it and `brief` are here; else the small world's `larger` | its own |
+    | a small world's adapter | `larger` | that one |
+    | `--gguf smollm2`, or another real model by name | that one | `brief` |
+    | a bundled base model | that one | `instruct` |
+    | any other base model | that one | none |
+
+    All but the last are small, and answer greedily unless a temperature is given.
+    """
+
+    @functools.wraps(function)
+    def command(
+        *, gguf: Path, adapters: tuple[AdapterChoice, ...], sampling: Sampling, **values: Any
+    ) -> Any:
+        known = unnamed() or _by_name(gguf)
+        if unnamed() and not any(_of_the_world(one.path) for one in adapters):
+            gguf = gguf_path(real_models.usual()[0])
+        rivals = values.get("proxies") or values.get("loras")
+        if known and not is_bundled(gguf) and bundled.has(bundled.BRIEF) and not rivals:
+            adapters = adapters or (AdapterChoice(bundled.adapter(bundled.BRIEF)),)
+        chosen = click.get_current_context().params.get("temperature")
+        if chosen is None and (known or is_bundled(gguf)):
+            sampling = replace(sampling, temperature=0.0)
+        return function(gguf=gguf, adapters=adapters, sampling=sampling, **values)
+
+    return command  # type: ignore[return-value]
+
+
+def unnamed() -> bool:
+    """Whether the command that runs was given no base model."""
+    given = click.get_current_context().params
+    return given.get("gguf") is None and given.get("hf_repo") is None
+
+
+def _by_name(gguf: Path) -> bool:
+    """Whether `--gguf` was given the name of a real model, and no file of that name."""
+    name = click.get_current_context().params.get("gguf")
+    return name in real_models.NAMES and gguf != Path(name)
+
+
+def _of_the_world(adapter: Path) -> bool:
+    """Whether an adapter is one of the small world's, which say nothing to a real model."""
+    return adapter.name in bundled.WORLD_ADAPTERS and is_bundled(adapter)

@@ -79,7 +79,8 @@ def gguf(function: Function) -> Function:
             "-m",
             metavar="FILE",
             shell_complete=completing.gguf,
-            help="Base model: a GGUF file, or a bundled one (template, larger, other).",
+            help="Base model: a GGUF file, a bundled one (template, larger, other), or a real one "
+            "by name (smollm2, gemma3, qwen25).",
         ),
         click.option(
             "-hf",
@@ -105,8 +106,8 @@ def adapters(function: Function) -> Function:
             metavar="PLACE[:ALPHA]",
             multiple=True,
             shell_complete=completing.adapter,
-            help="Adapter and its strength; repeatable. A folder, a bundled one (instruct, forget) "
-            "by name, or hf:USER/REPO from a hub.",
+            help="Adapter and its strength; repeatable. A folder, a bundled one (brief, instruct, "
+            "forget) by name, or hf:USER/REPO from a hub.",
         ),
     )
     return _collected(function, "adapters", kinds, make, ("adapters",))

@@ -52,6 +52,7 @@ KEY_VARIABLE = "CMC_API_KEY"
 @options.limits
 @options.devices
 @loading.no_profile
+@loading.usual_model
 def command(
     host: str,
     port: int,
@@ -86,7 +87,6 @@ def command(
     policy = chosen_policy(host, key, allow_host, allow_origin)
     given = {"queue": queue, "patience": patience, "body_bytes": max_body}
     bounds = RequestLimits(**{name: one for name, one in given.items() if one is not None})  # type: ignore[arg-type]
-    sampling = loading.bundled_sampling(gguf, sampling)
     service = Service(base=gguf.stem, limits=bounds, sampling=sampling, base_prompt=base_prompt)
 
     def load() -> SharedModel:

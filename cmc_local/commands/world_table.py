@@ -51,10 +51,10 @@ def load_bundled(
     limits: Limits | None = None,
     devices: Devices | None = None,
 ) -> SteeredModel:
-    """A bundled base model with both bundled adapters."""
+    """A bundled base model with both adapters of the small world."""
     return loading.steered(
         bundled.base(name),
-        [AdapterChoice(bundled.adapter(one)) for one in bundled.ADAPTERS],
+        [AdapterChoice(bundled.adapter(one)) for one in bundled.WORLD_ADAPTERS],
         control=control,
         limits=limits or Limits(context=CONTEXT, parallel=PARALLEL),
         devices=devices or Devices(),
@@ -83,7 +83,9 @@ def fingerprints() -> dict[str, Any]:
     """What a journal knows the bundled models by."""
     return {
         "model": [fingerprint(bundled.base(name)) for name in bundled.BASES],
-        "adapters": [fingerprint(bundled.adapter(a) / "adapter.json") for a in bundled.ADAPTERS],
+        "adapters": [
+            fingerprint(bundled.adapter(a) / "adapter.json") for a in bundled.WORLD_ADAPTERS
+        ],
     }
 
 

@@ -14,7 +14,7 @@ import click
 import pytest
 from click.shell_completion import CompletionItem, ShellComplete
 
-from cmc_local import bundled
+from cmc_local import bundled, real_models
 from cmc_local.commands import COMMANDS, completing, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -120,14 +120,15 @@ def values(option: str, begun: str) -> list[str]:
     return [item.value for item in completed(sample, option, begun)]
 
 
-def test_bundled_names_come_before_what_lies_here(
+def test_known_names_come_before_what_lies_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("lama.gguf", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "large").mkdir()
-    assert values("--gguf", "") == [*bundled.BASES, "large/", "lama.gguf"]
+    known = [*bundled.BASES, *real_models.NAMES]
+    assert values("--gguf", "") == [*known, "large/", "lama.gguf"]
     assert values("--gguf", "l") == ["larger", "large/", "lama.gguf"]
     assert values("--adapter", "") == [*bundled.ADAPTERS, "large/"]
     assert values("--adapter", "in") == ["instruct"]
