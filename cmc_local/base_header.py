@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from cmc_local.errors import GGUFError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+ALIGNMENT = 32
+"""Bytes of which the place of a weight is a multiple, where the file names no other number."""
 MAX_ENTRIES = 1_000_000
 """More metadata entries or tensors than any model has: the file is damaged."""
 
@@ -55,6 +57,8 @@ class Tensor:
     """Sizes as GGUF gives them, the row's length first."""
     type: str
     """`F16`, `Q4_K`, ...; `type 99` for one unknown here."""
+    begins: int = field(default=0, compare=False)
+    """Where its weights begin, bytes after the place where all weights do."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Header:
     metadata: dict[str, Any]
     """`Value` or `Array` by key; a list of values where lists were asked for."""
     tensors: tuple[Tensor, ...]
+    weights_at: int = 0
+    """Where the weights begin, bytes from the file's beginning."""
 
     @property
     def parameters(self) -> int:
@@ -92,8 +98,10 @@ def read(path: Path, *, lists: bool = False) -> Header:
         try:
             cursor = _Cursor(data, 24, lists)
             metadata = {cursor.text(): cursor.value(cursor.u32()) for _ in range(entries)}
-            return Header(metadata, tuple(cursor.tensor() for _ in range(tensors)))
-        except (struct.error, KeyError, OverflowError):
+            found = tuple(cursor.tensor() for _ in range(tensors))
+            step = metadata.get("general.alignment", ALIGNMENT)
+            return Header(metadata, found, -(-cursor.at // step) * step)
+        except (struct.error, KeyError, OverflowError, TypeError, ZeroDivisionError):
             raise GGUFError(
                 f"{path} is damaged or cut off in its header: download or copy it again"
             ) from None
@@ -133,6 +141,11 @@ class _Cursor:
 
     def __init__(self, data: mmap.mmap, at: int, lists: bool) -> None:
         self._data, self._at, self._lists = data, at, lists
+
+    @property
+    def at(self) -> int:
+        """Bytes from the file's beginning."""
+        return self._at
 
     def _scalar(self, kind: struct.Struct) -> int | float | bool:
         (value,) = kind.unpack_from(self._data, self._at)
@@ -182,5 +195,5 @@ class _Cursor:
         name = self.text()
         shape = tuple(self.u64() for _ in range(self.u32()))
         code = self.u32()
-        self.u64()  # where its weights begin
-        return Tensor(name, shape, _TENSOR_TYPES.get(code, f"type {code}"))
+        begins = self.u64()
+        return Tensor(name, shape, _TENSOR_TYPES.get(code, f"type {code}"), begins)
