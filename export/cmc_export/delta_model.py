@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 from transformers import LlamaForCausalLM as PlainLlama
 from transformers.utils import logging as transformers_logging
 
@@ -109,6 +109,18 @@ class KeptPositions:
 
 class LlamaForCausalLM(KeptPositions, PlainLlama):  # type: ignore[misc]
     """A llama of which some positions can be asked; its checkpoints are those of any llama."""
+
+
+def shrink(model: PreTrainedModel) -> None:
+    """Hold the matrices that do not learn in bf16, as autocast multiplies them in any case.
+
+    It would turn a frozen float32 matrix into bf16 again at every use. Embeddings stay as they are:
+    what is looked up in them is not multiplied but goes on as it stands.
+    """
+    embeddings = model.get_input_embeddings().weight
+    for weight in model.parameters():
+        if weight.ndim == 2 and not weight.requires_grad and weight is not embeddings:
+            weight.data = weight.data.to(torch.bfloat16)
 
 
 def gathered_logits(model: Any, ids: Tensor, keep: Tensor, vocabulary: int) -> Tensor:

@@ -125,7 +125,7 @@ def finetune(recipe: FinetuneRecipe) -> dict[str, Any]:
     if recipe.method == "lora":
         add_lora(base.model, recipe)
         if use_bf16(recipe):
-            shrink(base.model)
+            delta_model.shrink(base.model)
     elif source.is_dir():
         source = _converted(recipe)
     learning = sum(p.numel() for p in base.model.parameters() if p.requires_grad)
@@ -290,15 +290,3 @@ def add_lora(model: PreTrainedModel, recipe: FinetuneRecipe) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
-
-
-def shrink(model: PreTrainedModel) -> None:
-    """Hold the matrices that do not learn in bf16, as autocast multiplies them in any case.
-
-    It would turn a frozen float32 matrix into bf16 again at every use. Embeddings stay as they are:
-    what is looked up in them is not multiplied but goes on as it stands.
-    """
-    embeddings = model.get_input_embeddings().weight
-    for weight in model.parameters():
-        if weight.ndim == 2 and not weight.requires_grad and weight is not embeddings:
-            weight.data = weight.data.to(torch.bfloat16)
