@@ -11,7 +11,7 @@ import mmap
 import struct
 from collections import Counter
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from cmc_local.errors import GGUFError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+ALIGNMENT = 32
+"""Bytes of which the place of a weight is a multiple, where the file names no other number."""
 MAX_ENTRIES = 1_000_000
 """More metadata entries or tensors than any model has: the file is damaged."""
 
@@ -56,6 +58,8 @@ class Tensor:
     """Sizes as GGUF gives them, the row's length first."""
     type: str
     """`F16`, `Q4_K`, ...; `type 99` for one unknown here."""
+    begins: int = field(default=0, compare=False)
+    """Where its weights begin, bytes after the place where all weights do."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Header:
     metadata: dict[str, Any]
     """`Value` or `Array` by key; a list of values where lists were asked for."""
     tensors: tuple[Tensor, ...]
+    weights_at: int = 0
+    """Where the weights begin, bytes from the file's beginning."""
 
     @property
     def parameters(self) -> int:
@@ -98,8 +104,10 @@ def read(path: Path, *, lists: bool | Container[str] = False) -> Header:
                 key = cursor.text()
                 whole = lists if isinstance(lists, bool) else key in lists
                 metadata[key] = cursor.value(cursor.u32(), whole=whole)
-            return Header(metadata, tuple(cursor.tensor() for _ in range(tensors)))
-        except (struct.error, KeyError, OverflowError):
+            found = tuple(cursor.tensor() for _ in range(tensors))
+            step = metadata.get("general.alignment", ALIGNMENT)
+            return Header(metadata, found, -(-cursor.at // step) * step)
+        except (struct.error, KeyError, OverflowError, TypeError, ZeroDivisionError):
             raise GGUFError(
                 f"{path} is damaged or cut off in its header: download or copy it again"
             ) from None
@@ -139,6 +147,11 @@ class _Cursor:
 
     def __init__(self, data: mmap.mmap, at: int) -> None:
         self._data, self._at = data, at
+
+    @property
+    def at(self) -> int:
+        """Bytes from the file's beginning."""
+        return self._at
 
     def _scalar(self, kind: struct.Struct) -> int | float | bool:
         (value,) = kind.unpack_from(self._data, self._at)
@@ -199,5 +212,5 @@ class _Cursor:
         name = self.text()
         shape = tuple(self.u64() for _ in range(self.u32()))
         code = self.u32()
-        self.u64()  # where its weights begin
-        return Tensor(name, shape, _TENSOR_TYPES.get(code, f"type {code}"))
+        begins = self.u64()
+        return Tensor(name, shape, _TENSOR_TYPES.get(code, f"type {code}"), begins)

@@ -83,3 +83,68 @@ def gguf_of(folder: Path, type: Literal["F32", "F16", "Q8_0"] = "F32") -> Path:
     path = folder.with_name(f"{folder.name}-{type}.gguf")
     gguf_file.write(folder, path, type=type)
     return path
+
+
+def gguf_of_kind(path: Path, kind: Literal["qwen2", "gemma3"], chat_template: str = "") -> Path:
+    """A GGUF of another architecture than llama, with random weights and a byte-level tokenizer.
+
+    Two blocks wide 32, of gemma3 six, so that one of them sees more than a window of 4 tokens.
+    """
+    import gguf
+    import numpy as np
+
+    from cmc_export.gguf_tokenizer import add_tokenizer
+
+    folder = llama_folder(path.with_suffix(""), family="byte-level", chat_template=chat_template)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    vocabulary, layers, numbers = config["vocab_size"], _LAYERS[kind], np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, kind)
+    writer.add_context_length(128)
+    writer.add_embedding_length(32)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1e6)
+    if kind == "gemma3":
+        writer.add_key_length(_HEAD)
+        writer.add_value_length(_HEAD)
+        writer.add_sliding_window(4)
+    add_tokenizer(writer, folder, config, vocabulary)
+    shapes = {"token_embd.weight": (vocabulary, 32), "output_norm.weight": (32,)}
+    for i in range(layers):
+        shapes |= {f"blk.{i}.{name}": shape for name, shape in _block(kind).items()}
+    for name, shape in shapes.items():
+        middle = 1.0 if "norm" in name else 0.0
+        writer.add_tensor(name, numbers.normal(middle, 0.2, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+_LAYERS = {"qwen2": 2, "gemma3": 6}
+_HEAD = 16  # of gemma3: four heads are wider than the model
+
+
+def _block(kind: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a block's tensors, rows first."""
+    head = 8 if kind == "qwen2" else _HEAD
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("attn_norm.weight", "ffn_norm.weight"), (32,)),
+        "attn_q.weight": (4 * head, 32),
+        **dict.fromkeys(("attn_k.weight", "attn_v.weight"), (2 * head, 32)),
+        "attn_output.weight": (32, 4 * head),
+        **dict.fromkeys(("ffn_gate.weight", "ffn_up.weight"), (64, 32)),
+        "ffn_down.weight": (32, 64),
+    }
+    if kind == "qwen2":
+        biases = {"attn_q.bias": 4 * head, "attn_k.bias": 2 * head, "attn_v.bias": 2 * head}
+        return {**shapes, **{name: (size,) for name, size in biases.items()}}
+    return {
+        **shapes,
+        **dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), (head,)),
+        **dict.fromkeys(("post_attention_norm.weight", "post_ffw_norm.weight"), (32,)),
+    }

@@ -29,6 +29,8 @@ from cmc_local.commands.workshop import (
 )
 @click.option("--row-length", type=int, help="Tokens of a training row.")
 @click.option("--compile/--no-compile", default=None, help="torch.compile: for longer runs.")
+@path_option("--teacher", "A llama to learn from as well: what heals a thinned --init.")
+@click.option("--teacher-weight", type=float, help="The teacher's share of the loss (0.5).")
 @shape_options
 @loop_options
 @click.option("--dry-run", is_flag=True, help="Print what would be trained, and stop.")

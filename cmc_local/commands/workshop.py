@@ -49,9 +49,32 @@ def shape_options(command: Command) -> Command:
         click.option("--mlp", type=int, help="Instead of the preset's."),
         click.option("--context", type=int, help="Longest text in tokens (1,024)."),
         click.option("--tied/--untied", default=None, help="One matrix for input and output."),
-        path_option("--init", "Start from this Hugging Face llama folder."),
+        path_option("--init", "Start from this llama: a Hugging Face folder or a GGUF."),
+        click.option(
+            "--keep-layers",
+            metavar="N,N,...",
+            callback=_numbers,
+            help="Of --init only these blocks, from 0.",
+        ),
+        path_option(
+            "--keep-vocabulary",
+            "Of --init only the tokens that this data uses; repeatable.",
+            multiple=True,
+        ),
     )
     return _apply(options, command)
+
+
+def _numbers(
+    _ctx: click.Context, option: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """`0,4,8` as numbers."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers: write it as in 0,4,8") from None
 
 
 def loop_options(command: Command) -> Command:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 from transformers import LlamaForCausalLM as PlainLlama
 from transformers.utils import logging as transformers_logging
 
@@ -88,8 +88,8 @@ def read_info(folder: Path) -> CheckpointInfo | None:
         raise InputError(f"{folder}: {error}") from None
 
 
-class LlamaForCausalLM(PlainLlama):  # type: ignore[misc]
-    """A llama that can be asked for some positions only; its checkpoints are those of any llama.
+class KeptPositions:
+    """For a causal language model: it can be asked for some positions only.
 
     Data-parallel training sees a model through its `forward` alone, so what it is asked for has to
     go through there.
@@ -101,9 +101,26 @@ class LlamaForCausalLM(PlainLlama):  # type: ignore[misc]
         The hidden states are gathered before the output head: other positions cost no logits.
         """
         if keep is None:
-            return super().forward(*args, **more)
-        hidden = self.model(*args, use_cache=False, **more).last_hidden_state
-        return self.lm_head(hidden[keep])
+            return super().forward(*args, **more)  # type: ignore[misc]
+        model: Any = self
+        hidden = model.model(*args, use_cache=False, **more).last_hidden_state
+        return model.lm_head(hidden[keep])
+
+
+class LlamaForCausalLM(KeptPositions, PlainLlama):  # type: ignore[misc]
+    """A llama of which some positions can be asked; its checkpoints are those of any llama."""
+
+
+def shrink(model: PreTrainedModel) -> None:
+    """Hold the matrices that do not learn in bf16, as autocast multiplies them in any case.
+
+    It would turn a frozen float32 matrix into bf16 again at every use. Embeddings stay as they are:
+    what is looked up in them is not multiplied but goes on as it stands.
+    """
+    embeddings = model.get_input_embeddings().weight
+    for weight in model.parameters():
+        if weight.ndim == 2 and not weight.requires_grad and weight is not embeddings:
+            weight.data = weight.data.to(torch.bfloat16)
 
 
 def gathered_logits(model: Any, ids: Tensor, keep: Tensor, vocabulary: int) -> Tensor:

@@ -4,32 +4,30 @@
     lora   pairs of small matrices learn beside the projections of each block (Hu et al. 2021, arXiv
            2106.09685; `peft`); the result is llama.cpp's LoRA GGUF, which runs on the base
 
-The base is a llama model, a Hugging Face folder or a GGUF, held in float32. Loss and prompt form
-are those of `train`; knows no template and no adapter.
+The base is a GGUF of a kind in `model_kinds`, or a Hugging Face llama folder. With `--prompt gguf`
+it learns from the prompts, token for token, in which it will be asked: those of its own chat
+template. A named form is that of a delta's examples. Knows no template and no adapter.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, get_args
 
-import gguf
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from cmc_export import delta_model, gguf_file, gguf_reader
-from cmc_export.delta_model import LlamaForCausalLM
+from cmc_export import asked_examples, delta_model, gguf_file, gguf_reader
+from cmc_export.asked_examples import Item
+from cmc_export.finetuned_file import ADAPTER, write_full, write_lora
 from cmc_export.gguf_file import TensorType
-from cmc_export.gguf_reader import gguf_name
-from cmc_export.loop import Batch, Objective, check_output, fit, run_folder
+from cmc_export.loop import Batch, Objective, check_output, fit, run_folder, use_bf16
 from cmc_export.objective import token_losses
 from cmc_export.recipe import Loop, build_recipe
 from cmc_local.conversations import Conversation, last_turn, read_conversations, split
@@ -44,7 +42,8 @@ LEARNING_RATES: Final[Mapping[str, float]] = {"full": 5e-5, "lora": 2e-4}
 TARGETS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What llama.cpp's LoRA can stand beside in a block; embeddings and heads may be tied."""
 LARGEST_RANK: Final = 1024
-_ADAPTER: Final = "default"  # peft's name of the one adapter
+OWN_TEMPLATE: Final = "gguf"
+"""The prompt form that is the chat template of the base's GGUF."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class FinetuneRecipe(Loop):
     """A base model on questions and answers."""
 
     model: Path
-    """A Hugging Face llama folder, or a GGUF of a llama."""
+    """A GGUF of a llama, qwen2 or gemma3, or a Hugging Face llama folder."""
     data: tuple[Path, ...]
     valid: tuple[Path, ...] = ()
     """Held out, never trained on."""
@@ -65,7 +64,7 @@ class FinetuneRecipe(Loop):
     tensor_type: TensorType = "F16"
     """Of the written matrices."""
     prompt: str = "cmc"
-    """A form's name, or a template text that holds {query}."""
+    """A form's name, a template text that holds {query}, or `gguf`: the GGUF's chat template."""
     turns: Turns = "all"
     max_length: int = 0
     """Tokens of an example; what is longer loses its end. 0 takes the model's context."""
@@ -116,7 +115,7 @@ def finetune(recipe: FinetuneRecipe) -> dict[str, Any]:
     """Run it all and write `recipe.output`, a GGUF; returns the summary.
 
     With `resume` a finished output is left as it is, and an unfinished run goes on. Raises
-    InputError for a base that is no plain llama, before anything is trained.
+    InputError for a base of a kind that is not known, before anything is trained.
     """
     if not check_output(recipe):
         return {"output": str(recipe.output), "already_there": True}
@@ -125,6 +124,8 @@ def finetune(recipe: FinetuneRecipe) -> dict[str, Any]:
     source = recipe.model
     if recipe.method == "lora":
         add_lora(base.model, recipe)
+        if use_bf16(recipe):
+            delta_model.shrink(base.model)
     elif source.is_dir():
         source = _converted(recipe)
     learning = sum(p.numel() for p in base.model.parameters() if p.requires_grad)
@@ -150,7 +151,7 @@ def finetune(recipe: FinetuneRecipe) -> dict[str, Any]:
 class Base:
     """The model that learns, and its tokenizer."""
 
-    model: LlamaForCausalLM
+    model: PreTrainedModel
     tokenizer: DeltaTokenizer
     puts_bos: bool
     """Whether the model's texts begin with BOS."""
@@ -199,13 +200,6 @@ def _converted(recipe: FinetuneRecipe) -> Path:
 # --- rows and loss -------------------------------------------------------------------------------
 
 
-class Item(TypedDict):
-    """One conversation: tokens (T,), and whether each is in the loss."""
-
-    input_ids: tuple[int, ...]
-    in_loss: tuple[bool, ...]
-
-
 def _read_rows(recipe: FinetuneRecipe, base: Base) -> tuple[Any, Any]:
     """The training and the held-out rows, None where nothing is held out."""
     context = int(base.model.config.max_position_embeddings)
@@ -213,11 +207,15 @@ def _read_rows(recipe: FinetuneRecipe, base: Base) -> tuple[Any, Any]:
         raise UsageError(
             f"max_length {recipe.max_length} is beyond the model's context of {context}: shorten it"
         )
-    form, end = named_form(recipe.prompt), recipe.max_length or context
+    end = recipe.max_length or context
 
     def rows(conversations: Sequence[Conversation]) -> list[Item]:
         kept = [last_turn(c) if recipe.turns == "last" else c for c in conversations]
-        found = [encode(base, form, one, end) for one in kept]
+        if recipe.prompt == OWN_TEMPLATE:
+            found = asked_examples.encode(recipe.model, kept, end)
+        else:
+            form = named_form(recipe.prompt)
+            found = [encode(base, form, one, end) for one in kept]
         return [row for row in found if any(row["in_loss"])]
 
     if recipe.valid:
@@ -278,7 +276,7 @@ class Answers(Objective):
 # --- LoRA ----------------------------------------------------------------------------------------
 
 
-def add_lora(model: LlamaForCausalLM, recipe: FinetuneRecipe) -> None:
+def add_lora(model: PreTrainedModel, recipe: FinetuneRecipe) -> None:
     """Put the recipe's small matrices into the model; they alone learn from then on."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -291,95 +289,4 @@ def add_lora(model: LlamaForCausalLM, recipe: FinetuneRecipe) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
-
-
-def write_lora(model: LlamaForCausalLM, path: Path, alpha: float, type: TensorType) -> None:
-    """The model's small matrices as llama.cpp's LoRA GGUF, whole or not at all.
-
-    `blk.N.attn_q.weight.lora_a` is (rank, in), `.lora_b` (out, rank), where the rows of Q and K are
-    in llama.cpp's order; its scale is alpha / rank.
-    """
-    layers = model.config.num_hidden_layers
-    with _whole_file(path) as writer:
-        writer.add_type(gguf.GGUFType.ADAPTER)
-        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-        for place, module in model.named_modules():
-            if not hasattr(module, "lora_A"):
-                continue
-            name = gguf_name(f"{place}.weight", layers)
-            first, second = module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
-            _add(writer, f"{name}.lora_a", _array(first), type)
-            _add(writer, f"{name}.lora_b", _in_order(model, name, _array(second)), type)
-
-
-# --- full ----------------------------------------------------------------------------------------
-
-
-def write_full(model: LlamaForCausalLM, base: Path, path: Path, type: TensorType) -> None:
-    """The GGUF `base` with the model's weights instead of its own, whole or not at all.
-
-    Everything else that it says (shape, tokenizer, chat template) stays as it is, but for its name.
-    """
-    layers = model.config.num_hidden_layers
-    weights = {gguf_name(place, layers): weight for place, weight in model.state_dict().items()}
-    reader = gguf.GGUFReader(base)
-    with _whole_file(path) as writer:
-        _copy_metadata(reader, writer)
-        writer.add_name(path.stem)
-        writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[type]])
-        for tensor in reader.tensors:
-            name = str(tensor.name)
-            _add(writer, name, _in_order(model, name, _array(weights[name])), type)
-
-
-_FILE_TYPES: Final = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0"}
-_WRITTEN_ANEW: Final = ("general.architecture", "general.name", "general.file_type")
-
-
-def _copy_metadata(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
-    for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key in _WRITTEN_ANEW:
-            continue  # counts and version of the file itself, or written anew
-        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(key, field.contents(), field.types[0], sub_type=inner)
-
-
-def _in_order(model: LlamaForCausalLM, name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of Q and K in the order of llama.cpp's rotary layout, others as they are."""
-    if name.endswith("attn_q.weight"):
-        return gguf_file.interleaved(rows, model.config.num_attention_heads)
-    if name.endswith("attn_k.weight"):
-        return gguf_file.interleaved(rows, model.config.num_key_value_heads)
-    return rows
-
-
-def _array(weight: Tensor) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = weight.detach().float().cpu().numpy()
-    return found
-
-
-def _add(writer: gguf.GGUFWriter, name: str, tensor: NDArray[np.float32], type: TensorType) -> None:
-    kind = gguf.GGMLQuantizationType["F32" if tensor.ndim == 1 else type]
-    if kind == gguf.GGMLQuantizationType.Q8_0 and tensor.shape[-1] % 32:  # blocks of 32 values
-        kind = gguf.GGMLQuantizationType.F16
-    rows = gguf.quants.quantize(np.ascontiguousarray(tensor), kind)
-    writer.add_tensor(name, rows, raw_dtype=kind)
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[gguf.GGUFWriter]:
-    """A writer whose file is at `path` once everything has been added, and nowhere before."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = gguf.GGUFWriter(part, "llama")
-    try:
-        yield writer
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        os.replace(part, path)
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +23,21 @@ from torch.utils.data import Dataset
 from transformers import LlamaForCausalLM
 
 from cmc_export import delta_model
-from cmc_export.loop import Batch, Objective, check_output, fit, total_steps, write_output
-from cmc_export.recipe import PretrainRecipe, Separator, Shape, as_json
+from cmc_export.documents import read_documents
+from cmc_export.healing import Distillation, open_teacher
+from cmc_export.initial_model import Start, begin, tokenizer_json
+from cmc_export.loop import (
+    Batch,
+    Objective,
+    check_output,
+    fit,
+    total_steps,
+    use_bf16,
+    write_output,
+)
+from cmc_export.recipe import PretrainRecipe, Shape, as_json
 from cmc_export.tokenizer_training import sentencepiece_style
-from cmc_local import base_header
 from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
-from cmc_local.tokenizer_from_gguf import tokenizer_of
 from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
 
 MAX_HELD_OUT_ROWS = 128
@@ -74,12 +81,16 @@ def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
     """
     if not check_output(recipe):
         return {"output": str(recipe.output), "already_there": True}
-    words = words_of(recipe)
-    tokenizer, vocabulary = read_tokenizer(words)
-    model = start_model(recipe, vocabulary, recipe.seed)
-    _check_row_length(recipe, model)
-    rows = read_rows(recipe, tokenizer, vocabulary)
-    summary = fit(model, NextToken(), rows, collate, recipe)
+    start, words, model, rows = _prepare(recipe)
+    objective: Objective = NextToken()
+    if recipe.teacher is not None:
+        teacher = open_teacher(recipe.teacher, start, words)
+        if use_bf16(recipe):
+            delta_model.shrink(teacher)
+        objective = Distillation(teacher, recipe.teacher_weight, objective)
+    summary = fit(model, objective, rows, collate, recipe)
+    if start is not None:
+        summary = {**summary, **_sizes(start)}
     write_output(
         recipe.output,
         model,
@@ -91,12 +102,10 @@ def pretrain(recipe: PretrainRecipe) -> dict[str, Any]:
 
 def plan(recipe: PretrainRecipe) -> dict[str, Any]:
     """What `pretrain` would do, without doing it: parameters, tokens, steps."""
-    tokenizer, vocabulary = read_tokenizer(words_of(recipe))
-    model = start_model(recipe, vocabulary, recipe.seed)
-    _check_row_length(recipe, model)
-    train_rows, valid_rows = read_rows(recipe, tokenizer, vocabulary)
+    start, _, model, (train_rows, valid_rows) = _prepare(recipe)
     steps = total_steps(recipe, len(train_rows))
     return {
+        **({} if start is None else _sizes(start)),
         "parameters": model.num_parameters(),
         "tokens": len(train_rows) * recipe.row_length,
         "held_out_tokens": len(valid_rows) * recipe.row_length if valid_rows is not None else 0,
@@ -105,8 +114,35 @@ def plan(recipe: PretrainRecipe) -> dict[str, Any]:
     }
 
 
-def words_of(recipe: PretrainRecipe) -> bytes:
-    """The recipe's tokenizer.json: a given one, or a new one of the texts."""
+def _prepare(
+    recipe: PretrainRecipe,
+) -> tuple[Start | None, bytes, LlamaForCausalLM, tuple[Rows, Rows | None]]:
+    """What it begins from, the tokenizer.json, the model, and the rows."""
+    start = begin(recipe, recipe.tokenizer)
+    words = words_of(recipe, start)
+    tokenizer, vocabulary = read_tokenizer(words)
+    model = start_model(recipe, vocabulary, recipe.seed, start)
+    _check_row_length(recipe, model)
+    return start, words, model, read_rows(recipe, tokenizer, vocabulary)
+
+
+def _sizes(start: Start) -> dict[str, int]:
+    """What was left of `init`."""
+    before = start.vocabulary_before
+    return {
+        "parameters_before": start.parameters_before,
+        "layers": start.model.config.num_hidden_layers,
+        "vocabulary_before": before,
+        "vocabulary": start.model.config.vocab_size,
+    }
+
+
+def words_of(recipe: PretrainRecipe, start: Start | None) -> bytes:
+    """The recipe's tokenizer.json: `init`'s, a given one, or a new one of the texts."""
+    if start is not None:
+        if start.words is None:
+            raise TokenizerError(f"{recipe.init} has no tokenizer.json: give --tokenizer FILE")
+        return start.words
     if recipe.tokenizer is not None:
         return tokenizer_json(recipe.tokenizer)
     documents = read_documents(recipe.text, recipe.document_separator)
@@ -115,15 +151,6 @@ def words_of(recipe: PretrainRecipe) -> bytes:
         return sentencepiece_style(sample, recipe.vocabulary).to_str().encode()
     except ValueError as error:
         raise UsageError(f"vocabulary {recipe.vocabulary} is too small: {error}") from None
-
-
-def tokenizer_json(path: Path) -> bytes:
-    """A tokenizer.json as it stands, or the one that is made of a GGUF file."""
-    if not path.is_file():
-        raise TokenizerError(f"{path} is no file: give a tokenizer.json or a GGUF file")
-    with path.open("rb") as file:
-        is_gguf = file.read(len(base_header.MAGIC)) == base_header.MAGIC
-    return tokenizer_of(path).to_str().encode() if is_gguf else path.read_bytes()
 
 
 def read_tokenizer(words: bytes) -> tuple[Tokenizer, Vocabulary]:
@@ -136,17 +163,18 @@ def read_tokenizer(words: bytes) -> tuple[Tokenizer, Vocabulary]:
     return tokenizer, vocabulary
 
 
-def start_model(shape: Shape, vocabulary: Vocabulary, seed: int) -> LlamaForCausalLM:
-    """The model before its first step: `init`'s, or a new one of the preset's shape."""
-    if shape.init is not None:
-        model = delta_model.load(shape.init)
-        if model.config.vocab_size != len(vocabulary):
+def start_model(
+    shape: Shape, vocabulary: Vocabulary, seed: int, start: Start | None = None
+) -> LlamaForCausalLM:
+    """The model before its first step: `start`'s, or a new one of the preset's shape."""
+    if start is not None:
+        if start.model.config.vocab_size != len(vocabulary):
             raise InputError(
-                f"{shape.init} has {model.config.vocab_size:,} tokens, the tokenizer "
+                f"{shape.init} has {start.model.config.vocab_size:,} tokens, the tokenizer "
                 f"{len(vocabulary):,}: give the tokenizer that the model was trained with"
             )
-        return model
-    sizes = {name: getattr(shape, name) or None for name in _SIZES}
+        return start.model
+    sizes = {name: getattr(shape, name) or None for name in _SHAPE}
     wanted = delta_model.preset(
         shape.shape, vocabulary=len(vocabulary), context=shape.context, **sizes
     )
@@ -155,7 +183,7 @@ def start_model(shape: Shape, vocabulary: Vocabulary, seed: int) -> LlamaForCaus
     )
 
 
-_SIZES = ("width", "layers", "heads", "kv_heads", "mlp")
+_SHAPE = ("width", "layers", "heads", "kv_heads", "mlp")
 
 
 def read_rows(
@@ -180,43 +208,6 @@ def read_rows(
         )
     valid = pack(held_out, recipe.row_length)[:MAX_HELD_OUT_ROWS]
     return Rows(train), Rows(valid) if len(valid) else None
-
-
-def read_documents(paths: Sequence[Path], separator: Separator) -> list[str]:
-    """The documents of text files; a .jsonl file has one a line, under `text`."""
-    documents: list[str] = []
-    for path in paths:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise DataError(f"{path} does not exist: give a text file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read as UTF-8 text ({error}): convert it") from None
-        parts = _json_texts(path, text) if path.suffix == ".jsonl" else _split(text, separator)
-        documents += [part for part in (part.strip() for part in parts) if part]
-    if not documents:
-        raise DataError(f"{paths[0]}: no text in it: give a file with documents")
-    return documents
-
-
-def _split(text: str, separator: Separator) -> list[str]:
-    if separator == "file":
-        return [text]
-    return text.splitlines() if separator == "line" else re.split(r"\n[ \t\r]*\n", text)
-
-
-def _json_texts(path: Path, text: str) -> Iterable[str]:
-    for number, line in enumerate(text.split("\n"), 1):  # U+2028 may stand in a string
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)
-        except ValueError:
-            document = None
-        value = document.get("text") if isinstance(document, dict) else document
-        if not isinstance(value, str):
-            raise DataError(f'{path}:{number}: expected {{"text": "..."}} or a JSON string')
-        yield value
 
 
 def _encode(

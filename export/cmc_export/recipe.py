@@ -11,6 +11,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -90,7 +91,19 @@ class Shape:
     context: int = 1024
     tied: bool = True
     init: Path | None = None
-    """A Hugging Face llama folder to start from; its sizes are then the model's."""
+    """A Hugging Face llama folder or a llama's GGUF to start from; its sizes are the model's."""
+    keep_layers: tuple[int, ...] = ()
+    """Of `init`: these blocks and no others, by number, ascending; empty keeps all."""
+    keep_vocabulary: tuple[Path, ...] = ()
+    """Data files: of `init` only the tokens that their texts use stay; empty keeps all."""
+
+    def __post_init__(self) -> None:
+        for name in ("keep_layers", "keep_vocabulary"):
+            if getattr(self, name) and self.init is None:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} thins the model that --init names: give --init")
+        ascending = all(a < b for a, b in pairwise(self.keep_layers))
+        _check("keep_layers", list(self.keep_layers), ascending, "ascending, each number once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,19 +119,41 @@ class PretrainRecipe(Loop, Shape):
     document_separator: Separator = "blank-line"
     row_length: int = 256
     """Tokens of a packed row."""
+    teacher: Path | None = None
+    """A llama's folder or GGUF whose next-token distribution is learned beside the texts."""
+    teacher_weight: float = 0.5
+    """Of the KL to the teacher; the cross-entropy of the texts has what is left of 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        Shape.__post_init__(self)
+        self._check_teacher()
         _check("row_length", self.row_length, self.row_length >= 2, "at least 2")
         _check_choice("document_separator", self.document_separator, get_args(Separator))
         if not self.text:
             raise UsageError("no text to train on: give --text FILE")
-        if (self.tokenizer is None) == (self.vocabulary == 0):
+        if self.init is not None and self.vocabulary:
+            raise UsageError(
+                "--init brings a vocabulary of its own: leave --vocabulary out (--keep-vocabulary "
+                "DATA keeps a part of it)"
+            )
+        if self.init is None and (self.tokenizer is None) == (self.vocabulary == 0):
             raise UsageError(
                 "give either --tokenizer FILE or --vocabulary N, the size of a new tokenizer"
             )
         enough = self.vocabulary == 0 or self.vocabulary >= LEAST_VOCABULARY
         _check("vocabulary", self.vocabulary, enough, f"at least {LEAST_VOCABULARY}")
+
+    def _check_teacher(self) -> None:
+        share = self.teacher_weight
+        _check("teacher_weight", share, 0 < share <= 1, "above 0, at most 1")
+        if self.teacher is not None and self.vocabulary:
+            raise UsageError(
+                "--teacher speaks in its own tokens: leave --vocabulary out, give --init or "
+                "--tokenizer"
+            )
+        if self.teacher is not None and self.compile:
+            raise UsageError("compile is for a run without a teacher: leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +230,7 @@ class TrainRecipe(Loop, Shape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        Shape.__post_init__(self)
         _check_choice("task", self.task, get_args(Task))
         _check_choice("normalization", self.normalization, get_args(Normalization))
         _check_choice("turns", self.turns, get_args(Turns))

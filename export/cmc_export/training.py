@@ -26,8 +26,9 @@ from cmc_export.beside import Asked
 from cmc_export.delta_model import CheckpointInfo, LlamaForCausalLM
 from cmc_export.examples import Encoder, Row, Side, collate, sizes
 from cmc_export.frozen import parse_with_adapter
+from cmc_export.initial_model import Start, begin, tokenizer_json
 from cmc_export.loop import Objective, check_output, fit, on_cpu, total_steps, write_output
-from cmc_export.pretraining import start_model, tokenizer_json
+from cmc_export.pretraining import start_model
 from cmc_export.recipe import TrainRecipe
 from cmc_export.task import Forget, Instruct
 from cmc_export.template_set import (
@@ -39,7 +40,6 @@ from cmc_export.template_set import (
     template_dtype,
     template_threads,
 )
-from cmc_export.templates import check_same_vocabulary
 from cmc_export.training_data import read_rows
 from cmc_local.adapter import TemplateName
 from cmc_local.base_threads import usable_cores
@@ -152,13 +152,12 @@ def memory_mib(recipe: TrainRecipe, parts: Parts) -> int:
 def prepare(recipe: TrainRecipe) -> Parts:
     """Read tokenizers and data, make the delta; every mistake in them is found here."""
     sources = sources_of(recipe)
-    words = _tokenizer_json(recipe, sources)
+    start = begin(recipe, recipe.tokenizer)
+    words = _tokenizer_json(recipe, sources, start)
     sides = [source.side for source in sources]
     tokenizer = DeltaTokenizer(words)
     form = named_form(recipe.prompt)
-    if recipe.init is not None and (recipe.init / "tokenizer.json").is_file():
-        check_same_vocabulary(recipe.init, tokenizer.vocabulary)
-    model = start_model(recipe, tokenizer.vocabulary, recipe.seed)
+    model = start_model(recipe, tokenizer.vocabulary, recipe.seed, start)
     max_length = _max_length(recipe, model, tokenizer, sides)
     encoder = Encoder(tokenizer, form, max_length, sides)
     rows = read_rows(recipe, encoder)
@@ -272,14 +271,11 @@ def _forget_settings(recipe: TrainRecipe) -> dict[str, Any]:
     return {name: getattr(recipe, name) for name in names}
 
 
-def _tokenizer_json(recipe: TrainRecipe, sources: Sequence[Source]) -> bytes:
+def _tokenizer_json(recipe: TrainRecipe, sources: Sequence[Source], start: Start | None) -> bytes:
     """The delta's tokenizer: the one that is named, `init`'s, or the first template's."""
-    path = recipe.tokenizer
-    if path is None and recipe.init is not None and (recipe.init / "tokenizer.json").is_file():
-        path = recipe.init / "tokenizer.json"
-    if path is None:
-        return sources[0].tokenizer_json
-    return tokenizer_json(path)
+    if start is not None and start.words is not None:
+        return start.words
+    return tokenizer_json(recipe.tokenizer) if recipe.tokenizer else sources[0].tokenizer_json
 
 
 def _max_length(

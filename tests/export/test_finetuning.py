@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tiny_models
-from cmc_export import finetuning, gguf_file, gguf_reader
+from cmc_export import finetuned_file, finetuning, gguf_file, gguf_reader, model_kinds
 from cmc_export.delta_model import LlamaForCausalLM
 from cmc_export.delta_model import load as load_folder
 from cmc_export.finetuning import FinetuneRecipe
@@ -254,14 +254,14 @@ def test_bundled_ggufs_are_read_within_half_precision(bundled_models: Path, name
 @given(heads=st.integers(1, 4), pairs=st.integers(1, 5), width=st.integers(1, 3))
 def test_halves_undo_pairs(heads: int, pairs: int, width: int) -> None:
     rows = np.arange(heads * 2 * pairs * width, dtype=np.float32).reshape(-1, width)
-    assert np.array_equal(gguf_reader.halves(gguf_file.interleaved(rows, heads), heads), rows)
+    assert np.array_equal(model_kinds.halves(gguf_file.interleaved(rows, heads), heads), rows)
 
 
 def altered(path: Path, target: Path, key: str, value: str | list[int]) -> Path:
     """A GGUF with one value of its metadata, or one tensor's name, changed."""
     reader = gguf.GGUFReader(path)
     writer = gguf.GGUFWriter(target, str(value) if key == "general.architecture" else "llama")
-    finetuning._copy_metadata(reader, writer)
+    finetuned_file._copy_metadata(reader, writer)
     if isinstance(value, list):
         writer.add_array(key, value)
     elif key != "general.architecture":
@@ -279,7 +279,7 @@ def altered(path: Path, target: Path, key: str, value: str | list[int]) -> Path:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("general.architecture", "qwen2", "kind qwen2"),
+        ("general.architecture", "phi3", "kind phi3"),
         ("llama.rope.scaling.type", "linear", "scaled rotary positions"),
         ("llama.attention.head_count_kv", [2, 1], "cannot be read"),  # a number a block
         ("blk.0.attn_q.weight", "blk.0.attn_q.bias", "blk.0.attn_q.bias"),

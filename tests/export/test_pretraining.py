@@ -235,7 +235,7 @@ def test_mistakes_are_found_before_the_run(
         (recipe(tokenizer, tmp_path / "none.txt", output), DataError, "does not exist"),
         (recipe(tokenizer, tmp_path / "short.txt", output), DataError, "fewer than 17 tokens"),
         (recipe(tokenizer, text, output, row_length=65), UsageError, "beyond the context of 64"),
-        (recipe(other, text, output, init=tiny_folder), InputError, "the tokenizer"),
+        (recipe(other, text, output, init=tiny_folder), InputError, "leave --tokenizer"),
         (recipe(tokenizer, text, output, shape="huge"), UsageError, "no delta preset"),
     ]
     for wrong, kind, words in cases:
