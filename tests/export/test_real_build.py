@@ -30,7 +30,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def commands(chosen: Chosen, task: str) -> list[list[str]]:
-    return [shlex.split(stage.command) for stage in build.stages(chosen, task, BASES)]
+    return [shlex.split(stage.command) for stage in build.stages(chosen, task, BASES, print)]
 
 
 def test_a_stage_whose_result_is_there_is_not_run(tmp_path: Path) -> None:
