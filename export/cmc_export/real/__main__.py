@@ -4,6 +4,7 @@
     data      the tasks' data alone
     known     which facts a base knows, for the task `forget`
     measure   the chosen cells, in this process
+    kinds     the loss by kind of token, under every way to carry the chosen deltas' shift over
     table     runs/real/report.html and table.md, of all results that are there
     docs      the same table as a page of the documentation, docs/real.md
 
@@ -17,13 +18,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmc_export.real import data, forgetting, measure, table
+from cmc_export.real import data, forgetting, kinds, measure, table
 from cmc_export.real.build import ALL_ARMS, ALL_TASKS, Chosen, make_all
 from cmc_export.real.measure import Sizes
 from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell
 from cmc_local.errors import CmcError, UsageError
 
-WHAT = ("run", "data", "known", "measure", "table", "docs")
+WHAT = ("run", "data", "known", "measure", "kinds", "table", "docs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +56,10 @@ def _do(given: argparse.Namespace, chosen: Chosen) -> None:
                 forgetting.measure(cell, chosen.runs, chosen.sizes, _say)
             else:
                 measure.measure(cell, chosen.runs, chosen.sizes, _say)
+    elif given.what == "kinds":
+        for cell in cells(chosen, given.arms):
+            _say(f"{cell.task} on {cell.base}: {cell.arm}")
+            kinds.measure(cell, chosen.runs, chosen.sizes, _say)
     elif given.what == "table":
         table.write(chosen.runs, _say)
     else:
@@ -87,8 +92,8 @@ def _chosen(given: argparse.Namespace) -> Chosen:
         if arm != name and arm.partition("-")[2] not in TEMPLATES:
             raise UsageError(f"--arms {arm}: choose some of {', '.join(ALL_ARMS)}")
         plain_arms.append(name)
-    if given.what == "measure" and not given.arms:
-        given.arms = list(ALL_ARMS)
+    if not given.arms:
+        given.arms = {"measure": list(ALL_ARMS), "kinds": ["delta"]}.get(given.what, [])
     sizes = measure.smaller(
         Sizes(),
         test=given.test,

@@ -94,7 +94,7 @@ def make_all(chosen: Chosen, say: Say) -> None:
         raise InputError(f"no {chosen.pretrained}: give the folder of a pretrained delta")
     for task in chosen.tasks:
         make_data(chosen, task, bases, say)
-        for stage in stages(chosen, task, bases):
+        for stage in stages(chosen, task, bases, say):
             try:
                 run(stage, say)
             except TrainingError as error:
@@ -115,7 +115,7 @@ def make_data(chosen: Chosen, task: str, bases: Sequence[str], say: Say) -> None
     forgetting.write_data(chosen.runs, bases)
 
 
-def stages(chosen: Chosen, task: str, bases: Sequence[str]) -> Iterator[Stage]:
+def stages(chosen: Chosen, task: str, bases: Sequence[str], say: Say) -> Iterator[Stage]:
     """A task's commands once its data is there."""
     for arm in ("plain", "prompted"):
         if chosen.wants(arm, task):
@@ -124,6 +124,8 @@ def stages(chosen: Chosen, task: str, bases: Sequence[str]) -> Iterator[Stage]:
         yield from pretrain_stages(chosen)
         for seed in chosen.seeds:
             for templates in chosen.templates:
+                if not all(_is_there(name, say) for name in TEMPLATES[templates]):
+                    continue
                 yield from delta_stages(chosen, task, templates, seed)
                 cells = (Cell(task, base, f"delta-{templates}", seed) for base in bases)
                 yield from (_measured(chosen, cell) for cell in cells)
