@@ -38,6 +38,8 @@ KINDS: Final[Mapping[str, tuple[Kind, ...]]] = {
     "speculated": ("plain+guesses", "steered+guesses"),
 }
 """What may be asked for, by name."""
+USUAL: Final = tuple(name for name in KINDS if name != "speculated")
+"""What is measured unasked: nobody guesses without being told to."""
 
 
 @dataclass(frozen=True, slots=True)

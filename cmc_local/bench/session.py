@@ -18,7 +18,7 @@ from typing import Any, Final
 from cmc_local import base_library, base_tokenizer
 from cmc_local.base_vocabulary import read_vocabulary
 from cmc_local.bench import texts
-from cmc_local.bench.arms import KINDS, Arm, Kind, Place, Sample
+from cmc_local.bench.arms import KINDS, USUAL, Arm, Kind, Place, Sample
 from cmc_local.bench.machine import base_file, machine
 from cmc_local.bench.memory import peak
 from cmc_local.bench.models import Loading, Models
@@ -48,7 +48,7 @@ class Settings:
     gguf: Path
     adapter: Path | None = None
     alpha: float | None = None
-    arms: tuple[str, ...] = tuple(KINDS)
+    arms: tuple[str, ...] = USUAL
     tokens: int = 32
     """Timed tokens of each run and sequence."""
     contexts: tuple[int, ...] = (300,)

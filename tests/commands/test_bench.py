@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cmc_local.bench import session
-from cmc_local.bench.arms import Kind
+from cmc_local.bench.arms import KINDS, Kind
 from cmc_local.commands import bench, main
 from cmc_local.errors import MissingExtra, UsageError
 
@@ -35,7 +35,8 @@ def refused(*words: str) -> str:
 @pytest.fixture(scope="module")
 def whole(bundled_models: Path) -> Result:
     """Everything at once on the bundled models."""
-    return run(*FAST, "--prompt-tokens", "40,16", "--parallel", "2")
+    arms = ",".join(KINDS)
+    return run(*FAST, "--prompt-tokens", "40,16", "--parallel", "2", "--arms", arms)
 
 
 def test_the_table_comes_first_and_json_last(whole: Result) -> None:
