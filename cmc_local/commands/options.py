@@ -212,7 +212,9 @@ def devices(function: Function) -> Function:
             "--overlap", type=_SWITCH, help="Run the deltas beside the base; auto if it is faster."
         ),
         click.option(
-            "--speculate", type=_SWITCH, help="Check guessed tokens together; auto if rows cost little. Off unasked."
+            "--speculate",
+            type=_SWITCH,
+            help="Check guessed tokens together; auto if rows cost little. Off unasked.",
         ),
         click.option(
             "--rpc",

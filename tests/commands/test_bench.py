@@ -88,7 +88,15 @@ def test_every_arm_wrote_what_was_forced(whole: Result) -> None:
     }
     assert {arm["tokens"] for arm in arms} == {3, 6}
     main_text = [arm["arm"] for arm in arms if arm["context"] == 40 and arm["sequences"] == 1]
-    kinds: tuple[Kind, ...] = ("plain", "steered", "serial", "overlapped", "stock", "naive")
+    kinds: tuple[Kind, ...] = (
+        "plain",
+        "steered",
+        "serial",
+        "overlapped",
+        "alone",
+        "stock",
+        "naive",
+    )
     assert main_text == [*kinds, "plain+guesses", "steered+guesses"]
 
 
@@ -100,7 +108,7 @@ def test_a_model_without_an_adapter_is_measured_plain(tiny_gguf: Path, tmp_path:
     assert done.exit_code == 0, done.output
     (line,) = done.stdout.splitlines()
     found = json.loads(line)
-    assert [arm["arm"] for arm in found["arms"]] == ["plain", "stock"]
+    assert [arm["arm"] for arm in found["arms"]] == ["plain", "alone", "stock"]
     assert found["adapter"] is None
     assert found["settings"]["text"] == "my.txt"
     assert str(tmp_path) not in line
