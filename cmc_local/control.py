@@ -35,6 +35,9 @@ Logits = NDArray[np.float32]
 _SMALL = 60.0
 """Below this `exp` of a float32, and a sum of a million of them, is far from both its ends."""
 
+_BLOCK = 1 << 16
+"""Tokens that are worked on at once where a row is passed over several times."""
+
 
 @dataclass(frozen=True, eq=False)
 class Offer:
@@ -73,10 +76,12 @@ class MappedShift:
         kind = f"{control.unmapped} {token_map.delta_size} "
         self.key = hashlib.sha256(kind.encode() + self._index.tobytes()).digest()
         """The same for two that do the same."""
-        self._shift = np.empty(token_map.delta_size + 1, dtype=np.float32)
+        self._shift = np.zeros(token_map.delta_size + 1, dtype=np.float32)
+        """(V_delta + 1,): times alpha, and 0 for the unmapped"""
         self._scaled = np.empty(token_map.delta_size, dtype=np.float32)
-        # A page of these takes memory when it is first written: without a fill some never do.
-        self._row, self.total, self._work = np.empty((3, len(self._index)), dtype=np.float32)
+        # A page of these takes memory when it is first written: some never are.
+        self._row, self.total = np.empty((2, len(self._index)), dtype=np.float32)
+        self._work = np.empty(min(len(self._index), _BLOCK), dtype=np.float32)
         self._kept = np.empty(len(self._lone), dtype=np.float32)
 
     def shares(self, other: MappedShift) -> bool:
@@ -90,69 +95,76 @@ class MappedShift:
         for shift in others:
             np.multiply(shift.row, np.float32(shift.alpha), out=self._scaled)
             self._shift[:-1] += self._scaled
-        self._shift[-1] = 0.0
         return np.take(self._shift, self._index, out=self._row, mode="clip")
 
-    def filled(
-        self, base: Logits, shift: Shift, before: float, out: Logits | None = None
-    ) -> Logits:
-        """What one shift with offers or a fill adds, (V_base,) float32, in `out` or a buffer.
+    def add(self, base: Logits, shift: Shift, out: Logits) -> None:
+        """Add to `out` what one shift with offers or a fill adds to `base`.
 
-        `base` is as the model left it, and `before` its `mass` over the mapped tokens.
+        Both are (V_base,) float32. `out` may be `base` itself; else that is lent, and given back
+        as the model left it.
         """
-        row = self._row if out is None else out
-        np.multiply(shift.row, np.float32(shift.alpha), out=self._shift[:-1])
-        self._shift[-1] = -np.inf  # marks the unmapped
-        np.take(self._shift, self._index, out=row, mode="clip")
+        row = self.gathered([shift])
         joined = self._take_offers(row, shift)
-        if len(self._lone) > len(joined):
-            fill = self._fill(base, row, joined, before) if self.fills else 0.0
-            own = row[joined]
-            row[self._lone] = fill
-            row[joined] = own
-        return row
+        if not self.fills or len(self._lone) == len(joined):
+            out += row
+            return
+        own = base[joined]
+        np.take(base, self._lone, out=self._kept, mode="clip")
+        base[self._lone] = -np.inf
+        base[joined] = own
+        fill = self._add_mapped(base, row, out)
+        base[self._lone] = self._kept
+        own += row[joined]
+        if out is not base:
+            np.take(out, self._lone, out=self._kept, mode="clip")
+            own = out[joined]
+        np.add(self._kept, np.float32(fill), out=self._kept)
+        out[self._lone] = self._kept
+        out[joined] = own
 
     def row(
         self, base: Logits, shift: Logits, alpha: float, offers: Sequence[Offer] = ()
     ) -> Logits:
         """What `add_shifts` adds for one adapter alone, (V_base,) float32, in a buffer."""
         one = Shift(self, shift, alpha, offers)
-        if alpha == 0:
-            self._row.fill(0.0)
-            return self._row
-        if not stands_alone(one):
+        self.total.fill(0.0)
+        if alpha != 0 and not stands_alone(one):
             return self.gathered([one])
-        return self.filled(base, one, self.mass(base.copy()))
-
-    def mass(self, base: Logits) -> float:
-        """log(sum(exp(base))) over the mapped tokens; `base` is lent, and given back as it was."""
-        np.take(base, self._lone, out=self._kept, mode="clip")
-        base[self._lone] = -np.inf
-        found = _logsumexp(base, self._work)
-        base[self._lone] = self._kept
-        return found
+        if alpha != 0:
+            self.add(base.copy(), one, self.total)
+        return self.total
 
     def _take_offers(self, row: Logits, shift: Shift) -> NDArray[np.intp]:
         """The larger shift counts (before alpha, which may be negative).
 
         Returns the unmapped tokens, each once, that have become mapped by an offer.
         """
-        joined = []
+        joined = self._lone[:0]
+        larger = np.maximum if shift.alpha > 0 else np.minimum
         for offer in shift.offers:
             own, offered = row[offer.ids], offer.values * np.float32(shift.alpha)
-            lone = np.isneginf(own)
-            larger = np.maximum if shift.alpha > 0 else np.minimum
+            lone = self._index[offer.ids] == len(self._scaled)
+            if len(joined):
+                lone &= ~np.isin(offer.ids, joined)
             row[offer.ids] = np.where(lone, offered, larger(own, offered))
-            joined.append(offer.ids[lone])
-        return np.concatenate(joined) if joined else self._lone[:0]
+            if lone.any():
+                joined = np.concatenate((joined, offer.ids[lone]))
+        return joined
 
-    def _fill(self, base: Logits, row: Logits, joined: NDArray[np.intp], before: float) -> float:
-        """What leaves the total probability of the tokens that are unmapped still as it is."""
-        np.add(base, row, out=self._work)  # -inf where unmapped
-        after = _logsumexp(self._work, self._work)
-        if len(joined):
-            taken = base[joined]
-            before = float(np.logaddexp(before, _logsumexp(taken, taken)))
+    def _add_mapped(self, base: Logits, row: Logits, out: Logits) -> float:
+        """Add `row` to `out`; what leaves the unmapped tokens' total probability as it is.
+
+        `base` is -inf at the tokens that are unmapped still. Block by block, so that what one
+        pass has read is in the processor's cache for the next.
+        """
+        before = after = -math.inf
+        for start in range(0, len(row), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            added, work = row[block], self._work[: len(row) - start]
+            before = _logaddexp(before, _logsumexp(base[block], work))
+            np.add(base[block], added, out=work)
+            after = _logaddexp(after, _logsumexp(work, work))
+            out[block] += added
         fill = after - before
         return fill if math.isfinite(fill) else 0.0
 
@@ -169,8 +181,14 @@ def add_shifts(base: Logits, shifts: Sequence[Shift]) -> None:
             alone.append(shift)
         elif shift.alpha != 0:
             alike.setdefault(shift.mapped.key, []).append(shift)
-    if alone:  # first, while the row is still the base's
-        base += _sum(base, alone)
+    if len(alone) == 1:  # first, while the row is still the base's
+        alone[0].mapped.add(base, alone[0], base)
+    elif alone:
+        total = alone[0].mapped.total
+        total[:] = base
+        for shift in alone:
+            shift.mapped.add(base, shift, total)
+        base[:] = total
     for group in alike.values():
         base += group[0].mapped.gathered(group)
 
@@ -178,20 +196,6 @@ def add_shifts(base: Logits, shifts: Sequence[Shift]) -> None:
 def stands_alone(shift: Shift) -> bool:
     """Whether a shift cannot be summed with others before it is mapped."""
     return shift.mapped.fills or len(shift.offers) > 0
-
-
-def _sum(base: Logits, shifts: Sequence[Shift]) -> Logits:
-    """What shifts with offers or fills add together, each computed against the base alone."""
-    masses: dict[bytes, float] = {}
-    for shift in shifts:
-        if shift.mapped.fills and shift.mapped.key not in masses:
-            masses[shift.mapped.key] = shift.mapped.mass(base)
-    first, *others = shifts
-    total = first.mapped.total
-    first.mapped.filled(base, first, masses.get(first.mapped.key, 0.0), out=total)
-    for shift in others:
-        total += shift.mapped.filled(base, shift, masses.get(shift.mapped.key, 0.0))
-    return total
 
 
 def check_alpha(alpha: float) -> float:
@@ -203,7 +207,7 @@ def check_alpha(alpha: float) -> float:
 
 def _logsumexp(row: Logits, out: Logits) -> float:
     """log(sum(exp(row))); `out` is overwritten, and may be `row`."""
-    top = float(row.max(initial=-np.inf))
+    top = float(np.maximum.reduce(row))
     if not math.isfinite(top):
         return top
     if abs(top) < _SMALL:  # as nearly always: no subtraction, which would be one pass more
@@ -212,4 +216,12 @@ def _logsumexp(row: Logits, out: Logits) -> float:
     else:
         np.subtract(row, np.float32(top), out=out)
         np.exp(out, out=out)
-    return top + math.log(float(out.sum()))  # numpy sums in pairs: as good as float64 here
+    return top + math.log(float(np.add.reduce(out)))  # in pairs: as good as float64 here
+
+
+def _logaddexp(one: float, other: float) -> float:
+    """log(exp(one) + exp(other)), of Python's own floats: infinities are no warning."""
+    top = max(one, other)
+    if not math.isfinite(top):
+        return one + other if math.isnan(one + other) else top
+    return top + math.log(math.exp(one - top) + math.exp(other - top))

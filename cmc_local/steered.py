@@ -106,14 +106,15 @@ class SteeredModel(Scoring, Closing):
         threads: int | None = None,
         delta_threads: int | None = None,
         overlap: Overlap = "auto",
-        speculate: Speculate = "auto",
+        speculate: Speculate = "off",
         loras: Sequence[LoraLike] = (),
         rpc: Sequence[str] = (),
     ) -> SteeredModel:
         """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha).
 
         `overlap` runs the deltas beside the base model, `auto` if that is found faster;
-        `speculate` checks guessed tokens several at once, `auto` where the rows cost little;
+        `speculate` checks guessed tokens several at once, `auto` where the rows cost little (it
+        pays on texts that repeat their prompt and costs on others);
         `loras` are LoRA files (GGUF) that change the base model itself, with their scales;
         `rpc` are llama.cpp's servers on other machines that take a part of its layers.
         """

@@ -2,7 +2,8 @@
 
     passages.py -> ours.py, stock.py -> paired.py -> report.py
     texts as       ways to write        rounds,      table, breakdown,
-    tokens         them: arms.py        ratios       one line of JSON
+    tokens         them: arms.py,       ratios       one line of JSON
+                   apart.py
 
 `session.py` puts it together for `cmc-local bench`; `align.py` and `map.py` measure two parts
 alone.

@@ -22,22 +22,28 @@ Kind = Literal[
     "steered",
     "serial",
     "overlapped",
+    "alone",
     "stock",
     "naive",
     "plain+guesses",
     "steered+guesses",
 ]
-"""How a passage is written; `steered` is as the runner itself decides, `serial` or overlapped."""
+"""How a passage is written; `steered` is as the runner itself decides, `serial` or overlapped.
+
+`alone` is plain in a process of its own, as `stock` and `naive` are in one of theirs.
+"""
 KINDS: Final[Mapping[str, tuple[Kind, ...]]] = {
     "plain": ("plain",),
     "steered": ("steered",),
     "serial": ("serial",),
     "overlapped": ("overlapped",),
-    "stock": ("stock",),
+    "stock": ("alone", "stock"),
     "naive": ("naive",),
     "speculated": ("plain+guesses", "steered+guesses"),
 }
 """What may be asked for, by name."""
+USUAL: Final = tuple(name for name in KINDS if name != "speculated")
+"""What is measured unasked: nobody guesses without being told to."""
 
 
 @dataclass(frozen=True, slots=True)

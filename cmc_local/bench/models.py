@@ -3,7 +3,7 @@
 base     one sequence; and a second one for several sequences at once, since rows of other
          sequences in the same cache would slow down the one
 adapter  one delta, slot 0 for the one sequence, the others for those at once
-rivals   loaded if they are asked for
+rivals   in processes of their own, if they are asked for
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from cmc_local import adapter as adapter_folder
-from cmc_local import token_map
 from cmc_local.alignment import Aligner
 from cmc_local.base_batch import Span
 from cmc_local.base_model import BaseModel
 from cmc_local.base_sampler import NativeSampler
 from cmc_local.base_threads import leaves_a_core, usual_delta_threads
+from cmc_local.bench.apart import Apart, ArmOf
 from cmc_local.bench.arms import Tokens
 from cmc_local.bench.machine import megabytes
 from cmc_local.bench.memory import Memory
@@ -35,10 +35,7 @@ from cmc_local.settings import Control, Overlap, Sampling
 from cmc_local.speculation import FREE, NEVER, RowCosts
 from cmc_local.steering import ActiveSteering
 
-if TYPE_CHECKING:
-    from cmc_local.bench.stock import Processor, Stock
-
-Closed = TypeVar("Closed", Engine, "Stock")
+Closed = TypeVar("Closed", Engine, Apart)
 BATCH = 512
 """Prompt tokens that one `llama_decode` takes, in every arm."""
 
@@ -64,9 +61,10 @@ class Models(Closing):
     """The models of one measurement; a context manager."""
 
     def __init__(self, loading: Loading) -> None:
-        self._loading = loading
+        self.loading = loading
         self._stack = ExitStack()
         self._engines: dict[tuple[int, Overlap, bool], Engine] = {}
+        self._apart: dict[Callable[..., ArmOf], Apart] = {}
         self.memory = Memory()
         with self.memory.adding("base"):
             self.base = self._base(1)
@@ -117,20 +115,20 @@ class Models(Closing):
 
     @property
     def alpha(self) -> float:
-        alpha = self._loading.alpha
+        alpha = self.loading.alpha
         return self._adapter.alpha if alpha is None else alpha
 
     @cached_property
     def many(self) -> BaseModel:
         """The base again, for several sequences at once."""
         with self.memory.adding("base_for_many"):
-            return self._base(self._loading.parallel)
+            return self._base(self.loading.parallel)
 
     @cached_property
     def many_slots(self) -> tuple[Slot, ...]:
         """A slot for each sequence of `many`."""
         steerings = () if self.adapter is None else self.adapter.steerings[1:]
-        count = self._loading.parallel
+        count = self.loading.parallel
         return tuple(Slot(i, steerings[i : i + 1]) for i in range(count))
 
     @cached_property
@@ -158,47 +156,18 @@ class Models(Closing):
 
         return RowCosts(measure(run))
 
-    @cached_property
-    def stock(self) -> Stock:
-        """Stock `Llama`, of the same context, batch and threads."""
-        from cmc_local.bench.stock import Stock
-
-        with self.memory.adding("stock_llama"):
-            return self._closing(
-                Stock(
-                    self._loading.gguf,
-                    context=self.base.n_ctx,
-                    batch=BATCH,
-                    threads=self.base.threads,
-                    gpu_layers=self._loading.gpu_layers,
-                )
-            )
-
-    @cached_property
-    def processor(self) -> Processor:
-        """The rival's processor, with a delta of its own."""
-        from cmc_local.bench.stock import Processor, naive_delta
-
-        assert self._loading.adapter is not None
-        folder = adapter_folder.load(self._loading.adapter)
-        with self.memory.adding("naive_delta"):
-            delta = naive_delta(folder)
-        tokenizer = DeltaTokenizer(folder.tokenizer_json)
-        vocabulary = self.base.vocabulary
-        found = token_map.load_or_build(
-            vocabulary,
-            delta.vocabulary,
-            encode=tokenizer.encode,
-            tokenizer_sha256=tokenizer.sha256,
-        )
-        return Processor(delta, tokenizer, found, self.alpha, vocabulary.tokens)
+    def apart(self, make: Callable[..., ArmOf], *arguments: Any) -> Apart:
+        """The process that holds what `make` makes of these; the same for the same function."""
+        if make not in self._apart:
+            self._apart[make] = self._closing(Apart(make, *arguments))
+        return self._apart[make]
 
     def describe_adapter(self) -> dict[str, Any] | None:
         """The adapter as the report names it."""
-        if self.adapter is None or self._loading.adapter is None:
+        if self.adapter is None or self.loading.adapter is None:
             return None
         source: Any = self.adapter.source
-        graph = adapter_folder.load(self._loading.adapter).graph(source.precision)
+        graph = adapter_folder.load(self.loading.adapter).graph(source.precision)
         return {
             "name": self.adapter.name,
             "precision": source.precision,
@@ -226,7 +195,7 @@ class Models(Closing):
         return one
 
     def _base(self, sequences: int) -> BaseModel:
-        loading = self._loading
+        loading = self.loading
         return self._stack.enter_context(
             BaseModel(
                 loading.gguf,
@@ -244,11 +213,11 @@ class Models(Closing):
             from cmc_local.delta import OnnxDelta
         folder = adapter_folder.load(path)
         tokenizer = DeltaTokenizer(folder.tokenizer_json)
-        slots = 1 if self._loading.parallel == 1 else 1 + self._loading.parallel
+        slots = 1 if self.loading.parallel == 1 else 1 + self.loading.parallel
         with self.memory.adding("delta"):
             source = OnnxDelta(
                 folder,
-                device=self._loading.delta_device,
+                device=self.loading.delta_device,
                 threads=self.delta_threads,
                 slots=slots,
             )

@@ -21,7 +21,7 @@ _MAIN: tuple[tuple[str, Kind, Kind], ...] = (
     ("serial_vs_plain", "serial", "plain"),
     ("overlapped_vs_plain", "overlapped", "plain"),
     ("steered_vs_naive", "steered", "naive"),
-    ("plain_vs_stock", "plain", "stock"),
+    ("plain_vs_stock", "alone", "stock"),
     ("naive_vs_stock", "naive", "stock"),
     ("speculated_plain_vs_stock", "plain+guesses", "stock"),
     ("speculated_other", "steered+guesses", "steered"),

@@ -18,7 +18,8 @@ from typing import Any, Final
 from cmc_local import base_library, base_tokenizer
 from cmc_local.base_vocabulary import read_vocabulary
 from cmc_local.bench import texts
-from cmc_local.bench.arms import KINDS, Arm, Kind, Place, Sample
+from cmc_local.bench.apart import ApartArm
+from cmc_local.bench.arms import KINDS, USUAL, Arm, Kind, Place, Sample
 from cmc_local.bench.machine import base_file, machine
 from cmc_local.bench.memory import peak
 from cmc_local.bench.models import Loading, Models
@@ -48,7 +49,7 @@ class Settings:
     gguf: Path
     adapter: Path | None = None
     alpha: float | None = None
-    arms: tuple[str, ...] = tuple(KINDS)
+    arms: tuple[str, ...] = USUAL
     tokens: int = 32
     """Timed tokens of each run and sequence."""
     contexts: tuple[int, ...] = (300,)
@@ -214,8 +215,8 @@ def _blocks(settings: Settings, passages: Passages, models: Models) -> Iterator[
 
 def _arm(kind: Kind, passage: Passage, models: Models) -> Arm:
     """One sequence written in one way."""
-    if kind in ("stock", "naive"):
-        return _rival(Place(kind, passage.name, passage.context), passage, models)
+    if kind in ("alone", "stock", "naive"):
+        return _apart(Place(kind, passage.name, passage.context), passage, models)
     return _our_arm(kind, passage, models)
 
 
@@ -227,13 +228,25 @@ def _our_arm(kind: Kind, passage: Passage, models: Models) -> OurArm:
     return OurArm(place, engine, [Part(models.slot, passage, active)], models.sampler())
 
 
-def _rival(place: Place, passage: Passage, models: Models) -> Arm:
-    from cmc_local.bench.stock import NaiveArm, StockArm
+def _apart(place: Place, passage: Passage, models: Models) -> Arm:
+    """A way of writing that has a process of its own."""
+    if place.kind == "alone":
+        return ApartArm(place, models.apart(alone, models.loading, passage))
+    from cmc_local.bench.stock import Naive, rivals
 
-    if place.kind == "stock":
-        return StockArm(place, models.stock, passage)
-    prompt = models.delta_prompt(passage)
-    return NaiveArm(place, models.stock, passage, models.processor, prompt)
+    naive = None
+    if models.adapter is not None and models.loading.adapter is not None:
+        naive = Naive(models.loading.adapter, models.alpha, models.delta_prompt(passage))
+    base, layers = models.base, models.loading.gpu_layers
+    stock = (base.path, base.n_ctx, base.batch, base.threads, layers)
+    return ApartArm(place, models.apart(rivals, stock, passage, naive))
+
+
+def alone(loading: Loading, passage: Passage) -> Callable[[Place], Arm]:
+    """Our plain loop, for a process of its own."""
+    models = Models(replace(loading, adapter=None, parallel=1))
+    part = Part(models.slot, passage)
+    return lambda place: OurArm(place, models.engine(), [part], models.sampler())
 
 
 def _many(kind: Kind, passages: Sequence[Passage], models: Models) -> Arm:

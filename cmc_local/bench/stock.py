@@ -9,7 +9,8 @@ ONNX Runtime's default options, whose threads spin while llama.cpp's work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -18,8 +19,9 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from cmc_local import adapter, token_map
 from cmc_local.adapter import Adapter
-from cmc_local.bench.arms import Place, Sample, Tokens, undisturbed
+from cmc_local.bench.arms import Arm, Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
 from cmc_local.delta import OnnxDelta
 from cmc_local.delta_library import ort
@@ -92,7 +94,7 @@ class Stock:
     """`Llama` and what it writes passages with; not for builds with `has_risky_amx`."""
 
     def __init__(
-        self, gguf: Path, *, context: int, batch: int, threads: int, gpu_layers: int = -1
+        self, gguf: Path, context: int, batch: int, threads: int, gpu_layers: int = -1
     ) -> None:
         self._llama = llama_cpp.Llama(
             str(gguf),
@@ -186,11 +188,50 @@ class NaiveArm:
         return sample
 
 
+@dataclass(frozen=True)
+class Naive:
+    """What the processor is made of."""
+
+    adapter: Path
+    alpha: float
+    prompt: Tokens
+    """What the delta is asked, in its tokens."""
+
+
+def rivals(stock: Sequence[Any], passage: Passage, naive: Naive | None) -> Callable[[Place], Arm]:
+    """Both rivals on one `Llama`, for a process of their own; `stock` is what `Stock` is given.
+
+    There nothing of ours is loaded before llama.cpp, whose threads do as they do elsewhere.
+    """
+    llama = Stock(*stock)
+
+    def arm_of(place: Place) -> Arm:
+        if place.kind == "stock":
+            return StockArm(place, llama, passage)
+        assert naive is not None
+        processor = _processor(stock[0], naive)
+        return NaiveArm(place, llama, passage, processor, naive.prompt)
+
+    return arm_of
+
+
+def _processor(gguf: Path, naive: Naive) -> Processor:
+    from cmc_local.base_vocabulary import read_vocabulary
+
+    folder = adapter.load(naive.adapter)
+    delta, tokenizer = naive_delta(folder), DeltaTokenizer(folder.tokenizer_json)
+    base = read_vocabulary(gguf)
+    found = token_map.load_or_build(
+        base, delta.vocabulary, encode=tokenizer.encode, tokenizer_sha256=tokenizer.sha256
+    )
+    return Processor(delta, tokenizer, found, naive.alpha, base.tokens)
+
+
 def default_options(threads: int) -> Any:
     """ONNX Runtime's own options: as many threads as cores, and they spin."""
     return ort.SessionOptions()
 
 
-def naive_delta(adapter: Adapter) -> OnnxDelta:
+def naive_delta(folder: Adapter) -> OnnxDelta:
     """The adapter's delta as one would open it without a thought: fp32, default options."""
-    return OnnxDelta(adapter, device="cpu", precision="fp32", options=default_options)
+    return OnnxDelta(folder, device="cpu", precision="fp32", options=default_options)

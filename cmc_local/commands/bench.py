@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import click
 
 from cmc_local import bundled
-from cmc_local.bench.arms import KINDS
+from cmc_local.bench.arms import KINDS, USUAL
 from cmc_local.commands import bench_parts, choices, completing, options
 from cmc_local.commands.loading import is_bundled
 from cmc_local.commands.workshop import import_workshop
@@ -110,7 +110,7 @@ def _synthetic_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option(
     "--arms",
-    default=",".join(KINDS),
+    default=",".join(USUAL),
     show_default=True,
     callback=_names,
     metavar="NAME[,NAME...]",
@@ -141,7 +141,7 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    if (devices.overlap, devices.speculate) != ("auto", "auto"):
+    if (devices.overlap, devices.speculate) != ("auto", "off"):
         raise UsageError(
             "--overlap and --speculate are what the arms differ in: choose from them with --arms"
         )

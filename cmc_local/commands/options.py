@@ -59,7 +59,7 @@ class Devices:
     threads: int | None = None
     delta_threads: int | None = None
     overlap: Overlap = "auto"
-    speculate: Speculate = "auto"
+    speculate: Speculate = "off"
     rpc: tuple[str, ...] = ()
 
 
@@ -213,7 +213,9 @@ def devices(function: Function) -> Function:
             "--overlap", type=_SWITCH, help="Run the deltas beside the base; auto if it is faster."
         ),
         click.option(
-            "--speculate", type=_SWITCH, help="Check guessed tokens together; auto if it is faster."
+            "--speculate",
+            type=_SWITCH,
+            help="Check guessed tokens together; auto if rows cost little. Off unasked.",
         ),
         click.option(
             "--rpc",

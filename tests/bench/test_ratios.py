@@ -27,7 +27,9 @@ def twice(seconds: float, tokens: int = 1) -> list[Sample]:
 
 
 def test_each_ratio_is_a_speed_over_a_speed() -> None:
-    found = ratios(measured(plain=8, steered=10, serial=16, overlapped=10, stock=9, naive=20), MAIN)
+    found = ratios(
+        measured(plain=8, steered=10, serial=16, overlapped=10, alone=8, stock=9, naive=20), MAIN
+    )
     assert found == {
         "steered_vs_plain": [0.8, 0.8],
         "serial_vs_plain": [0.5, 0.5],

@@ -8,11 +8,12 @@ import pytest
 
 from cmc_local import base_library
 from cmc_local.bench import session
-from cmc_local.bench.arms import Place, Sample
+from cmc_local.bench.arms import KINDS, Place, Sample
 from cmc_local.bench.session import Passages, Settings
 from cmc_local.errors import UsageError
 
 GGUF = Path("any.gguf")
+ALL = tuple(KINDS)
 
 
 def test_arms_become_kinds_in_the_tables_order() -> None:
@@ -26,11 +27,17 @@ def test_settings_that_cannot_be_are_refused() -> None:
         Settings(gguf=GGUF, arms=("fast",))
     with pytest.raises(UsageError, match="the arms steered, naive need an adapter"):
         Settings(gguf=GGUF, arms=("plain", "steered", "naive"))
-    assert Settings(gguf=GGUF, arms=("stock", "speculated")).kinds == ("stock", "plain+guesses")
+    assert Settings(gguf=GGUF, arms=("stock", "speculated")).kinds == (
+        "alone",
+        "stock",
+        "plain+guesses",
+    )
 
 
 def test_passages_of_the_bundled_texts(tiny_gguf: Path) -> None:
-    settings = Settings(gguf=tiny_gguf, adapter=GGUF, tokens=5, contexts=(30, 10), parallel=3)
+    settings = Settings(
+        gguf=tiny_gguf, adapter=GGUF, tokens=5, contexts=(30, 10), parallel=3, arms=ALL
+    )
     found = Passages.of(settings)
     assert (found.main.name, found.main.context) == ("prose", 30)
     (short,) = found.lengths

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Adapter:
 
 @pytest.fixture(scope="module")
 def stock(tiny_gguf: Path) -> Iterator[Stock]:
-    made = Stock(tiny_gguf, context=256, batch=64, threads=1)
+    made = Stock(tiny_gguf, 256, 64, 1)
     yield made
     made.close()
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cmc_local.bench import session
-from cmc_local.bench.arms import Kind
+from cmc_local.bench.arms import KINDS, Kind
 from cmc_local.commands import bench, main
 from cmc_local.errors import MissingExtra, UsageError
 
@@ -35,7 +35,8 @@ def refused(*words: str) -> str:
 @pytest.fixture(scope="module")
 def whole(bundled_models: Path) -> Result:
     """Everything at once on the bundled models."""
-    return run(*FAST, "--prompt-tokens", "40,16", "--parallel", "2")
+    arms = ",".join(KINDS)
+    return run(*FAST, "--prompt-tokens", "40,16", "--parallel", "2", "--arms", arms)
 
 
 def test_the_table_comes_first_and_json_last(whole: Result) -> None:
@@ -87,7 +88,15 @@ def test_every_arm_wrote_what_was_forced(whole: Result) -> None:
     }
     assert {arm["tokens"] for arm in arms} == {3, 6}
     main_text = [arm["arm"] for arm in arms if arm["context"] == 40 and arm["sequences"] == 1]
-    kinds: tuple[Kind, ...] = ("plain", "steered", "serial", "overlapped", "stock", "naive")
+    kinds: tuple[Kind, ...] = (
+        "plain",
+        "steered",
+        "serial",
+        "overlapped",
+        "alone",
+        "stock",
+        "naive",
+    )
     assert main_text == [*kinds, "plain+guesses", "steered+guesses"]
 
 
@@ -99,7 +108,7 @@ def test_a_model_without_an_adapter_is_measured_plain(tiny_gguf: Path, tmp_path:
     assert done.exit_code == 0, done.output
     (line,) = done.stdout.splitlines()
     found = json.loads(line)
-    assert [arm["arm"] for arm in found["arms"]] == ["plain", "stock"]
+    assert [arm["arm"] for arm in found["arms"]] == ["plain", "alone", "stock"]
     assert found["adapter"] is None
     assert found["settings"]["text"] == "my.txt"
     assert str(tmp_path) not in line
