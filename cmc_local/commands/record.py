@@ -31,6 +31,8 @@ from cmc_local.commands.workshop import import_workshop, path_option, report
 @click.option("--with-adapter", multiple=True, metavar="FOLDER[:ALPHA]",
               shell_complete=completing.adapter,
               help="A delta or adapter on the template; repeatable.")  # fmt: skip
+@click.option("--template-prompt", type=click.Choice(["adapter", "gguf"]),
+              help="How it is asked: as the delta, or in its chat template (adapter).")  # fmt: skip
 @click.option("--template-precision", type=click.Choice(["auto", "fp32", "bf16"]))
 @click.option("--template-device-map", help="accelerate's, as in auto: layers over several GPUs.")
 @click.option("--template-threads", type=int, help="Of a GGUF template (all cores).")

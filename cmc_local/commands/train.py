@@ -36,6 +36,8 @@ NORMALIZATIONS = ("basenormalization", "normalization", "add")
 @click.option("--with-adapter", multiple=True, metavar="FOLDER[:ALPHA]",
               shell_complete=completing.adapter,
               help="A delta or adapter on the template, frozen too; repeatable.")  # fmt: skip
+@click.option("--template-prompt", type=click.Choice(["adapter", "gguf"]),
+              help="How it is asked: as the delta, or in its chat template (adapter).")  # fmt: skip
 @click.option("--template-precision", type=click.Choice(["auto", "fp32", "bf16"]))
 @click.option("--template-device-map", help="accelerate's, as in auto: layers over several GPUs.")
 @click.option("--template-threads", type=int, help="Of a GGUF template (half of the cores).")

@@ -3,6 +3,7 @@
     answers/
       table.json             what it was made of, and the sha256 of every file: written last
       template-tokenizer.json
+      asked.jsonl            where the template was asked in its chat template: rows in its tokens
       rows.bin               (R, 4) int64: a row's key (two numbers), first position, positions
       targets.bin            (N, 2) int32: the target's delta token (V_delta for none), and the
                              template's log-probability of it, float32 by its bits
@@ -35,6 +36,7 @@ from cmc_local.errors import InputError, TrainingError
 
 FORMAT = 1
 TABLE, UNFINISHED = "table.json", "unfinished.json"
+ASKED = "asked.jsonl"
 TOKENIZER, ROWS, TARGETS, MASS = (
     "template-tokenizer.json",
     "rows.bin",
@@ -69,6 +71,8 @@ class Made:
     with_adapter: tuple[str, ...] = ()
     """Deltas on the template: hash and strength of each."""
     precision: Precision = "fp16"
+    prompt: str = "adapter"
+    """How the template was asked: as the delta, or `gguf`, in its own chat template."""
 
     def stride(self) -> int:
         """Bytes of a position in log-mass.bin."""
@@ -83,6 +87,7 @@ class Made:
             "map_sha256": "the token map",
             "with_adapter": "the adapters under it",
             "precision": "the precision",
+            "prompt": "--template-prompt",
         }
         found = [w for n, w in words.items() if getattr(self, n) != getattr(other, n)]
         return found[0] if found else ""
@@ -143,7 +148,9 @@ class Answers:
 class Writer:
     """A table in the making; rows that were whole before an interruption are not asked again."""
 
-    def __init__(self, folder: Path, made: Made, tokenizer_json: bytes) -> None:
+    def __init__(
+        self, folder: Path, made: Made, tokenizer_json: bytes, asked: bytes | None = None
+    ) -> None:
         """Begin, or go on with what an earlier run of the same left; InputError if of another."""
         self.folder, self.made = folder, made
         self.rows = self.positions = 0
@@ -159,6 +166,8 @@ class Writer:
                 )
             self.rows, self.positions = int(document["rows"]), int(document["positions"])
         (folder / TOKENIZER).write_bytes(tokenizer_json)
+        if asked is not None:
+            (folder / ASKED).write_bytes(asked)
         sizes = (32 * self.rows, 8 * self.positions, made.stride() * self.positions)
         self._files = [_opened_at(folder / n, s) for n, s in zip(GROWING, sizes, strict=True)]
         self._note()
@@ -188,7 +197,8 @@ class Writer:
         for file in self._files:
             os.fsync(file.fileno())
             file.close()
-        files = {name: _sha256(self.folder / name) for name in (TOKENIZER, *GROWING)}
+        names = [name for name in (TOKENIZER, ASKED, *GROWING) if (self.folder / name).is_file()]
+        files = {name: _sha256(self.folder / name) for name in names}
         document = {"format": FORMAT, **asdict(self.made), "rows": self.rows}
         _write_json(self.folder / TABLE, {**document, "positions": self.positions, "files": files})
         (self.folder / UNFINISHED).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from cmc_export import answers
+from cmc_export.asked_examples import LastAnswers
 from cmc_export.carrying import Stream, shared_places
 from cmc_export.loop import Batch
 from cmc_local.conversations import Conversation
@@ -115,10 +116,12 @@ class Side:
     tokenizer: DeltaTokenizer
     context: int
     """Its longest text, tokens."""
+    asked: LastAnswers | None = None
+    """How it is asked where that is not the delta's form."""
 
 
-Encode = Callable[[DeltaTokenizer], tuple[list[int], list[bool]]]
-"""One text in a tokenizer's tokens, and which of them are in the loss."""
+Encode = Callable[[Side | None], tuple[list[int], list[bool]]]
+"""One text in a template's tokens, or for None in the delta's, and which are in the loss."""
 
 
 class Encoder:
@@ -130,21 +133,32 @@ class Encoder:
         self.tokenizer, self.form, self.max_length = tokenizer, form, max_length
         fingerprint = tokenizer.vocabulary.fingerprint
         self._sides = [
-            None if side.tokenizer.vocabulary.fingerprint == fingerprint else side for side in sides
+            None if side.asked is None and _fingerprint(side) == fingerprint else side
+            for side in sides
         ]
 
     def row(self, messages: Conversation, kind: int = LEARN) -> Row:
         """One conversation; what is longer than the delta's `max_length` loses its end."""
 
-        def encode(tokenizer: DeltaTokenizer) -> tuple[list[int], list[bool]]:
+        def encode(side: Side | None) -> tuple[list[int], list[bool]]:
+            if side is not None and side.asked is not None:
+                return side.asked(messages)
+            tokenizer = self.tokenizer if side is None else side.tokenizer
             return tokenizer.example(self.form, messages)
 
         return self._row(encode, kind)
 
+    def prepare(self, conversations: Sequence[Conversation]) -> None:
+        """Told of conversations before `row` is asked for each: some sides do many at once."""
+        for side in self._sides:
+            if side is not None and side.asked is not None:
+                side.asked.prepare(conversations)
+
     def text(self, text: str, kind: int = PLAIN) -> Row:
         """A plain text with its end, every token of it in the loss."""
 
-        def encode(tokenizer: DeltaTokenizer) -> tuple[list[int], list[bool]]:
+        def encode(side: Side | None) -> tuple[list[int], list[bool]]:
+            tokenizer = self.tokenizer if side is None else side.tokenizer
             begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
             ids = [*begin, *tokenizer.encode(text), tokenizer.eos_id]
             return ids, [False, *[True] * (len(ids) - 1)]
@@ -152,14 +166,14 @@ class Encoder:
         return self._row(encode, kind)
 
     def _row(self, encode: Encode, kind: int) -> Row:
-        ids, in_loss = encode(self.tokenizer)
+        ids, in_loss = encode(None)
         own = Stream(ids, in_loss, self.tokenizer.vocabulary)
         views = [None if side is None else self._view(own, side, encode) for side in self._sides]
         end = self.max_length
         return Row(tuple(ids[:end]), tuple(in_loss[:end]), kind, tuple(views))
 
     def _view(self, own: Stream, side: Side, encode: Encode) -> View:
-        ids, in_loss = encode(side.tokenizer)
+        ids, in_loss = encode(side)
         theirs = Stream(ids, in_loss, side.tokenizer.vocabulary)
         pairs = [
             (mine, at)
@@ -174,14 +188,17 @@ class Encoder:
         )
 
 
+def _fingerprint(side: Side) -> str:
+    return side.tokenizer.vocabulary.fingerprint
+
+
 def collate(items: Sequence[Item]) -> Batch:
     """Items -> a batch beside one template, padded on the right, T tokens less the last.
 
     input_ids (B, T-1) int64; keep (B, T-1) bool, the positions in the loss; targets (B, T-1) int64,
     the template's next token there; kind (B,) int64; keys (B, 2) int64, see Row.key; which (1,)
-    int64, the template. Where its
-    vocabulary is another: template_ids (B, S-1) int64 and template_keep (B, S-1) bool, which has as
-    many positions in each row as `keep`.
+    int64, the template. Where it has other tokens: template_ids (B, S-1) int64 and template_keep
+    (B, S-1) bool, which has as many positions in each row as `keep`.
     """
     rows = [row for item in items for row in item["rows"]]
     return collate_rows(rows, _choice(rows))

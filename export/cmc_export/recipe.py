@@ -27,6 +27,7 @@ Task = Literal["instruct", "forget"]
 ForgetLoss = Literal["ascent", "npo", "simnpo", "dpo", "idk"]
 RetainLoss = Literal["nll", "kl"]
 AnswersPrecision = Literal["fp16", "fp32"]
+TemplatePrompt = Literal["adapter", "gguf"]
 Separator = Literal["blank-line", "line", "file"]
 
 
@@ -179,6 +180,9 @@ class TrainRecipe(Loop, Shape):
     """The delta's own tokenizer.json; without it the delta has the first template's."""
     with_adapter: tuple[str, ...] = ()
     """Trained delta folders on the template, frozen as well: FOLDER[:ALPHA]."""
+    template_prompt: TemplatePrompt = "adapter"
+    """How templates are asked: in the delta's form, or a GGUF in its own chat template, of which
+    the last answer of a conversation is learned."""
     template_precision: Precision = "auto"
     template_device_map: str = ""
     """accelerate's, for a Hugging Face template on several devices: "auto" spreads its layers."""
@@ -245,6 +249,7 @@ class TrainRecipe(Loop, Shape):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0, below 1")
         _check("retain_rows", self.retain_rows, self.retain_rows >= 1, "at least 1")
+        _check_choice("template_prompt", self.template_prompt, get_args(TemplatePrompt))
         _check_choice("answers_precision", self.answers_precision, get_args(AnswersPrecision))
         if not self.template and not self.answers:
             raise UsageError("template is not given: add --template, or put it into the recipe")

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import torch
 
 from cmc_export import answers, recording, templates
 from cmc_export.answers import Answers, Made, Writer
+from cmc_export.asked_examples import LastAnswers
 from cmc_export.beside import Asked, Beside
 from cmc_export.examples import Row, Side
 from cmc_export.frozen import frozen, parse_with_adapter
@@ -83,11 +84,20 @@ class Source:
     @cached_property
     def side(self) -> Side:
         """Its tokenizer and context."""
-        words = self.tokenizer_json
+        words, kept = self.tokenizer_json, self.path / answers.ASKED
+        asked = None
+        if self.is_recorded and kept.is_file():
+            asked = LastAnswers(None, self.context, kept.read_bytes())
         try:
-            return Side(DeltaTokenizer(words), self.context)
+            return Side(DeltaTokenizer(words), self.context, asked)
         except TokenizerError as error:
             raise TokenizerError(f"{self.path}: {error}") from None
+
+    def asked_side(self, recipe: TrainRecipe) -> Side:
+        """The side as the recipe has it asked; of a table as it was asked."""
+        if self.is_recorded or recipe.template_prompt == "adapter":
+            return self.side
+        return replace(self.side, asked=LastAnswers(self.path, self.context))
 
     @property
     def parameters(self) -> int:
@@ -159,6 +169,7 @@ def made_of(source: Source, recipe: TrainRecipe, tokenizer: DeltaTokenizer, word
         delta_tokens=len(tokenizer.vocabulary),
         with_adapter=tuple(f"{answers.sha256_of(folder)} {alpha}" for folder, alpha in chosen),
         precision=recorded.precision if recorded else recipe.answers_precision,
+        prompt=recorded.prompt if recorded else recipe.template_prompt,
     )
 
 
@@ -198,6 +209,7 @@ def open_beside(
     which: int,
     rows: Sequence[Row],
     again: bool,
+    side: Side,
 ) -> Beside:
     """What the delta learns beside: answers on disk, recorded first if need be, or the template.
 
@@ -216,7 +228,7 @@ def open_beside(
                 file=sys.stderr,
             )
         return open_template(source, recipe, tokenizer, which=which, rows=rows, shares=True)
-    return recorded(source, recipe, tokenizer, made, own_table(recipe, which), which, rows)
+    return recorded(source, recipe, tokenizer, made, own_table(recipe, which), which, rows, side)
 
 
 def recorded(
@@ -227,6 +239,7 @@ def recorded(
     folder: Path,
     which: int,
     rows: Sequence[Row],
+    side: Side,
 ) -> Answers:
     """The finished table in `folder`; the template is asked for what is not there yet."""
     if not recipe.resume:
@@ -237,7 +250,11 @@ def recorded(
             return table
         answers.reopen(folder)
     recording.check_room(folder, recording.size(made, rows, which))
-    writer = Writer(folder, made, source.tokenizer_json)
+    asked_in, before = None, folder / answers.ASKED
+    if side.asked is not None:
+        side.asked.add(before.read_bytes() if before.is_file() else b"")
+        asked_in = side.asked.to_bytes()
+    writer = Writer(folder, made, source.tokenizer_json, asked_in)
     asked = open_template(source, recipe, tokenizer, which=which, rows=rows, shares=False)
     try:
         return recording.record(asked, rows, which, writer)

@@ -59,6 +59,7 @@ class Parts:
     max_length: int
     rows: tuple[Dataset[Any], Dataset[Any] | None]
     sources: tuple[Source, ...]
+    sides: tuple[Side, ...]
 
 
 def train(recipe: TrainRecipe) -> dict[str, Any]:
@@ -154,14 +155,14 @@ def prepare(recipe: TrainRecipe) -> Parts:
     sources = sources_of(recipe)
     start = begin(recipe, recipe.tokenizer)
     words = _tokenizer_json(recipe, sources, start)
-    sides = [source.side for source in sources]
+    sides = tuple(source.asked_side(recipe) for source in sources)
     tokenizer = DeltaTokenizer(words)
     form = named_form(recipe.prompt)
     model = start_model(recipe, tokenizer.vocabulary, recipe.seed, start)
     max_length = _max_length(recipe, model, tokenizer, sides)
     encoder = Encoder(tokenizer, form, max_length, sides)
     rows = read_rows(recipe, encoder)
-    return Parts(words, tokenizer, form, model, max_length, rows, sources)
+    return Parts(words, tokenizer, form, model, max_length, rows, sources, sides)
 
 
 def make_objective(recipe: TrainRecipe, parts: Parts) -> Objective:
@@ -171,7 +172,7 @@ def make_objective(recipe: TrainRecipe, parts: Parts) -> Objective:
     again = total_steps(recipe, count) > total_steps(replace(recipe, steps=0, epochs=1.0), count)
     beside = [
         open_beside(source, recipe, parts.tokenizer, parts.tokenizer_json, which=n, rows=rows,
-                    again=again)
+                    again=again, side=parts.sides[n],)
         for n, source in enumerate(parts.sources)
     ]  # fmt: skip
     served = any(
@@ -193,7 +194,7 @@ def record(recipe: TrainRecipe) -> dict[str, Any]:
         raise UsageError(f"{folder} exists already: choose another --output, or add --resume")
     made = made_of(source, recipe, parts.tokenizer, parts.tokenizer_json)
     begun = time.perf_counter()
-    table = recorded(source, recipe, parts.tokenizer, made, folder, 0, rows)
+    table = recorded(source, recipe, parts.tokenizer, made, folder, 0, rows, parts.sides[0])
     seconds = time.perf_counter() - begun
     return {
         "output": str(folder),

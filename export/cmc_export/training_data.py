@@ -68,9 +68,12 @@ def _forgetting(
     _check_rows(_rows(encoder, away, FORGET), recipe.data, encoder.max_length)
 
     def items(gone: list[Conversation], kept: list[Row]) -> Rows:
+        encoder.prepare(gone)
         columns = [([encoder.row(one, FORGET) for one in gone], 1)]
         if recipe.forget_loss in ("dpo", "idk"):
-            columns.append(([encoder.row(one, REFUSE) for one in _refused(recipe, gone)], 1))
+            refused = _refused(recipe, gone)
+            encoder.prepare(refused)
+            columns.append(([encoder.row(one, REFUSE) for one in refused], 1))
         columns.append((kept, recipe.retain_rows))
         return Rows(*columns, *([(plain, 1)] if plain else []))
 
@@ -96,6 +99,7 @@ def _turns(recipe: TrainRecipe, messages: Conversation) -> Conversation:
 
 
 def _rows(encoder: Encoder, conversations: Sequence[Conversation], kind: int) -> list[Row]:
+    encoder.prepare(conversations)
     found = [encoder.row(one, kind) for one in conversations]
     return [row for row in found if row.loss_tokens()]
 

@@ -243,3 +243,39 @@ def test_batches_stay_within_their_memory(make: Any, monkeypatch: pytest.MonkeyP
     batch = collate([{"input_ids": (), "rows": found[0]}])
     assert int(batch["keep"].sum()) <= 2 * rows[0].loss_tokens()
     assert torch.is_tensor(batch["keys"])
+
+
+CHAT = (
+    "{% for m in messages %}<turn>{{ m['role'] }}: {{ m['content'] }}</turn>{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant: {% endif %}"
+)
+
+
+def test_a_template_may_be_asked_in_its_own_chat_template(make: Any, tmp_path: Path) -> None:
+    own = tiny_models.llama_folder(
+        tmp_path / "chat", family="byte-level", chat_template=CHAT, context=256
+    )
+    gguf = tiny_models.gguf_of(own)
+    chosen = make("table", template=(gguf,), template_prompt="gguf")
+    parts = prepare(chosen)
+    view = parts.rows[0][0]["rows"][0].views[0]
+    assert view is not None
+    texts = parts.sides[0].tokenizer.vocabulary.tokens
+    said = b"".join(texts[i] for i in view.ids).decode("utf-8")
+    assert "<turn>user: Where is" in said and "<turn>assistant: " in said
+    answer = b"".join(texts[i] for i in view.targets).decode("utf-8")
+    assert answer.strip() and answer in said.rpartition("<turn>assistant: ")[2]
+
+    record(chosen)
+    gguf.unlink()  # neither the template nor its file is needed any more
+    train(make("a", template=(), answers=(tmp_path / "table",)))
+    assert losses(tmp_path / "a")
+    data = tmp_path / "more.jsonl"
+    data.write_text(json.dumps({"question": "Who is she?", "answer": "Nobody."}), "utf-8")
+    with pytest.raises(InputError, match="lack 1 of the conversations"):
+        train(make("b", template=(), answers=(tmp_path / "table",), data=(*chosen.data, data)))
+
+
+def test_a_template_without_a_chat_template_cannot_be_asked_in_it(make: Any) -> None:
+    with pytest.raises(UsageError, match="no chat template"):
+        prepare(make(template_prompt="gguf"))
