@@ -1,6 +1,6 @@
 """What one talks to where no model is named, what the first screen says, and `demo --real`.
 
-SmolLM2 and the adapters are stand-ins, tiny ones of random weights, in folders of their own.
+The small world's models stand in for SmolLM2 and `brief`, in folders of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cmc_local.server.running
-import tiny_adapters
 from cmc_local import bundled, real_models
 from cmc_local.commands import demo_real, loading, main
 from cmc_local.errors import InputError
@@ -27,22 +26,22 @@ SMOLLM2 = "smollm2-135m-instruct-q4_1.gguf"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Path:
-    """Bundled models: `larger`, `instruct` and `brief`."""
+def models(tmp_path_factory: pytest.TempPathFactory, bundled_models: Path) -> Path:
+    """Bundled models: `larger`, `instruct`, and as `brief` the same adapter under that name."""
     folder = tmp_path_factory.mktemp("bundled") / "models"
-    folder.mkdir()
-    shutil.copy(tiny_gguf, folder / "larger.gguf")
     for name in ("instruct", "brief"):
-        checkpoint = tiny_adapters.checkpoint(folder.parent / name)
-        tiny_adapters.adapter_of(checkpoint, folder / name, ("fp32",))
+        shutil.copytree(bundled_models / "instruct", folder / name)
+    shutil.copy(bundled_models / "larger.gguf", folder)
+    settings = folder / "brief" / "adapter.json"
+    settings.write_text(settings.read_text().replace('"name": "instruct"', '"name": "brief"'))
     return folder
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, other_gguf: Path) -> Path:
-    """A folder that holds "SmolLM2"; the two others are absent."""
+def real(tmp_path_factory: pytest.TempPathFactory, bundled_models: Path) -> Path:
+    """A folder that holds "SmolLM2", which is `other`; the two real ones beside it are absent."""
     folder = tmp_path_factory.mktemp("real")
-    shutil.copy(other_gguf, folder / SMOLLM2)
+    shutil.copy(bundled_models / "other.gguf", folder / SMOLLM2)
     return folder
 
 
