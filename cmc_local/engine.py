@@ -36,6 +36,8 @@ FIRST_ROWS = 64
 """Rows of a prompt at once while nobody knows yet how long they take."""
 LEAST_ROWS = 16
 """Rows from which on a decode says how long a prompt's rows take."""
+Work = Callable[[], tuple[float, float]]
+"""What the deltas are to do; the seconds that aligning and the networks took of it."""
 
 
 class Engine:
@@ -221,7 +223,7 @@ class Engine:
         if told:
             self._start([part.run for part in told], self._told(told), overlap)
 
-    def _told(self, parts: Sequence[Part]) -> Callable[[], None]:
+    def _told(self, parts: Sequence[Part]) -> Work:
         """The work of telling the deltas what was chosen, and what is guessed to follow."""
         texts = self.base.vocabulary.tokens
         plans = []
@@ -232,20 +234,24 @@ class Engine:
             plans += [(one.steering, pieces, run.kept) for one in run.active]
             run.untold = None
 
-        def work() -> None:
+        def work() -> tuple[float, float]:
+            begun = perf_counter()
             for steering, pieces, kept in plans:
                 steering.plan(pieces, kept=kept)
-            advance([steering for steering, _, _ in plans])
+            aligned = perf_counter() - begun
+            return aligned, advance([steering for steering, _, _ in plans])
 
         return work
 
-    def _start(self, runs: Sequence[Run], work: Callable[[], None], overlap: bool) -> None:
+    def _start(self, runs: Sequence[Run], work: Work, overlap: bool) -> None:
         def timed() -> None:
             begun = perf_counter()
-            work()
+            aligned, session = work()
             spent = perf_counter() - begun
             for times in (self.times, *(run.timings for run in runs)):
                 times.delta_seconds += spent
+                times.align_seconds += aligned
+                times.session_seconds += session
 
         if not overlap:
             self.settle()  # one thread at a time has the deltas
@@ -360,9 +366,10 @@ class Engine:
         run.slot.cached.clear()
 
 
-def _begun(active: Sequence[ActiveSteering]) -> Callable[[], None]:
-    def work() -> None:
+def _begun(active: Sequence[ActiveSteering]) -> Work:
+    def work() -> tuple[float, float]:
         for one in active:
             one.begin()
+        return 0.0, 0.0  # a prompt's time is told as a whole
 
     return work

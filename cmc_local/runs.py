@@ -57,6 +57,10 @@ class StepTimes:
     """Decoding replies with the base model."""
     delta_seconds: float = 0.0
     """Aligning and running the deltas; where overlapped, beside the base model."""
+    align_seconds: float = 0.0
+    """Of these: finding the delta's tokens of what was said."""
+    session_seconds: float = 0.0
+    """Of these: the deltas' networks; what is left are rows kept and mid-token look-ups."""
     wait_seconds: float = 0.0
     """Waiting for the deltas after the base model was done."""
     map_seconds: float = 0.0

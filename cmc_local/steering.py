@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,22 +223,24 @@ class Steering:
         self.stale = False
 
 
-def advance(planned: Iterable[Steering]) -> None:
-    """Carry out the plans: feed the sources, all sequences of one source together."""
+def advance(planned: Iterable[Steering]) -> float:
+    """Carry out the plans: feed the sources, all sequences of one source together.
+
+    Returns the seconds that the sources took.
+    """
     groups: dict[int, list[Steering]] = {}
+    spent = 0.0
     for steering in planned:
         groups.setdefault(id(steering.source), []).append(steering)
     for group in groups.values():
         feeding = [(one, feed) for one in group if (feed := one.planned) is not None]
-        rows = dict(
-            zip(
-                (id(one) for one, _ in feeding),
-                group[0].source.feed_many([feed for _, feed in feeding]) if feeding else (),
-                strict=True,
-            )
-        )
+        before = perf_counter()
+        found = group[0].source.feed_many([feed for _, feed in feeding]) if feeding else ()
+        spent += perf_counter() - before
+        rows = dict(zip((id(one) for one, _ in feeding), found, strict=True))
         for one in group:
             one.take(rows.get(id(one)))
+    return spent
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TypeVar
 
 from cmc_local import adapter as adapter_folder
+from cmc_local import token_map
 from cmc_local.alignment import Aligner
 from cmc_local.base_batch import Span
 from cmc_local.base_model import BaseModel
@@ -72,6 +74,8 @@ class Models(Closing):
             self.base.clear(0)
         self.slot = Slot(0)
         self.adapter: LoadedAdapter | None = None
+        self.seconds: dict[str, float] = {}
+        """Of the base's vocabulary and of the token map, both made anew."""
         self.delta_threads = loading.delta_threads or usual_delta_threads(self.base.threads)
         if loading.adapter is not None:
             self.adapter = self._load_adapter(loading.adapter)
@@ -176,6 +180,7 @@ class Models(Closing):
             "vocabulary": len(source.vocabulary),
             "context": source.context,
             "alpha": self.alpha,
+            **{name: round(spent, 4) for name, spent in self.seconds.items()},
         }
 
     def close(self) -> None:
@@ -213,6 +218,11 @@ class Models(Closing):
             from cmc_local.delta import OnnxDelta
         folder = adapter_folder.load(path)
         tokenizer = DeltaTokenizer(folder.tokenizer_json)
+        begun = perf_counter()
+        base = self.base.vocabulary
+        read = perf_counter()
+        token_map.build(base, tokenizer.vocabulary, encode=tokenizer.encode)
+        self.seconds = {"vocabulary_s": read - begun, "map_s": perf_counter() - read}
         slots = 1 if self.loading.parallel == 1 else 1 + self.loading.parallel
         with self.memory.adding("delta"):
             source = OnnxDelta(
@@ -225,7 +235,7 @@ class Models(Closing):
         return ready(
             source,
             tokenizer,
-            self.base.vocabulary,
+            base,
             Control(),
             name=settings.name,
             alpha=settings.alpha,

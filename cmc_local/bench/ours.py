@@ -17,7 +17,8 @@ from cmc_local.engine import Chooser, Engine, Run, Slot
 from cmc_local.speculation import PromptLookup
 from cmc_local.steering import ActiveSteering
 
-_SUMMED = ("decode", "delta", "wait", "map", "sample")
+_OF_DELTA = ("align", "session")
+_SUMMED = ("decode", "delta", *_OF_DELTA, "wait", "map", "sample")
 
 
 class Sampler(Chooser, Protocol):
@@ -134,12 +135,13 @@ class OurArm:
         """Seconds of each part of the steps; `python` is what the others leave.
 
         Where the delta runs beside the base, its own time is no part of the sum, waiting for it is.
+        `align` and `session` are the delta's; its rest are rows kept and mid-token look-ups.
         """
         parts = {name: spent - before[name] for name, spent in self._times().items()}
-        beside = parts["wait"] > 0
-        counted = [spent for name, spent in parts.items() if not (beside and name == "delta")]
+        left_out = {*_OF_DELTA, *(("delta",) if parts["wait"] > 0 else ())}
+        counted = [spent for name, spent in parts.items() if name not in left_out]
         parts["python"] = max(0.0, seconds - sum(counted))
         if not self._parts[0].active:
-            for name in ("delta", "wait", "map"):
+            for name in ("delta", *_OF_DELTA, "wait", "map"):
                 del parts[name]
         return parts

@@ -18,7 +18,8 @@ from cmc_local.bench.paired import Spread, median_parts, milliseconds, spread
 from cmc_local.bench.ratios import Main, Samples, ratios, to_plain
 
 _MODES = {True: "overlapped here", False: "serial here", None: "not settled"}
-PARTS = ("decode", "delta", "wait", "map", "sample", "python")
+PARTS = ("decode", "delta", "align", "session", "wait", "map", "sample", "python")
+"""Of a step; `align` and `session` are parts of `delta`, and no more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,11 @@ def as_lines(result: Result) -> Iterator[str]:
     if parts:
         yield from ("", *parts)
     yield ""
+    if result.adapter is not None:
+        yield (
+            f"token map made in {result.adapter['map_s']:.3f} s, nothing cached;"
+            f" the base's vocabulary read in {result.adapter['vocabulary_s']:.3f} s"
+        )
     for kind, time in result.prompts.items():
         yield (
             f"prompt of {time.tokens} tokens, {kind}: {time.tokens_per_second:.0f} tokens/s,"

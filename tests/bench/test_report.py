@@ -53,6 +53,8 @@ def result(**more: Any) -> Result:
             "device": "cpu",
             "vocabulary": 32_000,
             "alpha": 1.0,
+            "vocabulary_s": 0.5,
+            "map_s": 0.25,
         },
         "main": Main("prose", 300),
         "samples": samples,
@@ -92,6 +94,7 @@ def test_the_rest_is_said_in_words() -> None:
     assert "base     base.gguf, 640.0 MB, 1,100,000,000 weights" in told
     assert "(tensors: 155 Q4_0, 45 F32), 32,000 tokens" in told
     assert "adapter  tiny, int8, 15.5 MB, on cpu" in told
+    assert "token map made in 0.250 s, nothing cached; the base's vocabulary read in 0.500" in told
     assert "threads: base 2, delta 1; steered is serial here" in told
     assert "prompt of 300 tokens, plain: 150 tokens/s, first token after 2.000 s" in told
     assert "memory, MB: base 650.0, delta 22.5, peak 1000.0" in told
@@ -118,7 +121,7 @@ def test_without_an_adapter_there_is_no_line_about_it() -> None:
     bare = {Place("plain", "prose", 300): rounds(1, 1, 1)}
     found = result(adapter=None, samples=bare, prompts={}, memory={})
     lines = list(report.as_lines(found))
-    assert not any(line.startswith(("adapter", "prompt", "memory")) for line in lines)
+    assert not any(line.startswith(("adapter", "token map", "prompt", "memory")) for line in lines)
     assert report.as_json(found)["adapter"] is None
     assert report.as_json(found)["ratios"] == {}
 
