@@ -86,9 +86,9 @@ class Vocabulary:
         if not size or self.roles.shape != (size,) or len(self.names) != size:
             raise TokenizerError(f"a vocabulary of {size} tokens is not usable: is the file whole?")
         if (longest := max(map(len, self.tokens))) > MAX_TOKEN_BYTES:
-            token = next(i for i, text in enumerate(self.tokens) if len(text) == longest)
+            where = next(i for i, text in enumerate(self.tokens) if len(text) == longest)
             raise TokenizerError(
-                f"token {token} has {longest} bytes, "
+                f"token {where} has {longest} bytes, "
                 f"more than {MAX_TOKEN_BYTES}: is the file damaged?"
             )
         for name, token in (("EOS", self.eos_id), ("BOS", self.bos_id)):
