@@ -78,7 +78,7 @@ def _as_json(exported: Any) -> str:
 def _as_text(exported: Any) -> str:
     lines = [
         f"{f.precision:<5}{f.bytes / 1e6:8.1f} MB   largest error {f.error:.1e}   "
-        f"same greedy token {f.agreement:.2%} of {f.positions:,}"
+        f"KL {f.kl:.1e}   same greedy token {f.agreement:.2%} of {f.positions:,}"
         for f in exported.figures
     ]
     return "\n".join([*lines, f"written: {exported.adapter.path}"])
