@@ -192,5 +192,5 @@ def default_options(threads: int) -> Any:
 
 
 def naive_delta(adapter: Adapter) -> OnnxDelta:
-    """The adapter's delta as one would open it without a thought: fp32, default options."""
-    return OnnxDelta(adapter, device="cpu", precision="fp32", options=default_options)
+    """The adapter's delta as one would open it without a thought: exact, with default options."""
+    return OnnxDelta(adapter, device="cpu", precision=adapter.most_exact, options=default_options)

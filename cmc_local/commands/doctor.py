@@ -19,7 +19,7 @@ from cmc_local.commands import choices, completing, options
 from cmc_local.errors import CmcError
 
 _SIGNS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
-_TRAIN_PARTS = ("torch", "transformers", "onnx", "onnxscript", "gguf")
+_TRAIN_PARTS = ("torch", "transformers", "onnx", "gguf")
 _PROBE = "Once upon a time"
 
 

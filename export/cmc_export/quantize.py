@@ -6,6 +6,11 @@ A row `w` of a weight is cut into blocks of `block` inputs; each is stored as
     [0.5, -1.27, 0.0]  ->  scale 0.01, q = [178, 1, 128]
 
 Accuracy level 4 lets ONNX Runtime quantise the inputs to 8 bits too and multiply in integers.
+
+Four bits were tried (blocks of 64, the best of 26 scales for each): a delta of 192 wide and 4,096
+tokens came to 1.6 MB in place of 2.9 and its step to 144 us in place of 185, but the tokens that it
+makes its template say were others in 2.5 % of positions (0.0058 nats; 8 bits: 0.2 %, 0.00007). Most
+of that is the table's, which is most of the gain as well.
 """
 
 from __future__ import annotations
