@@ -35,16 +35,16 @@ Double = NDArray[np.float64]
 
 LARGEST_ERROR: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest difference, relative to the largest logit; any for integers, whose KL is judged."""
-# Measured on a delta of 2.6M, trained on instructions beside SmolLM2; in its own distribution, where
-# nothing is sure, in brackets. From PyTorch it is in 8 bits 0.00007 nats (0.0004), in 4 bits 0.0058
-# (0.041), while steering gains 0.1 nats and more. Another greedy token: 8 bits at 0.2 % of positions
-# (2.1 %), 4 bits at 2.5 % (23 %); where that is no tie: 0 (0.1 %), 1.4 % (18 %).
+# Measured on a delta of 2.6M, trained on instructions beside SmolLM2; in brackets in its own
+# distribution, where nothing is sure. From PyTorch it is in 8 bits 0.00007 nats (0.0004), in 4 bits
+# 0.0058 (0.041), while steering gains 0.1 nats and more. Another greedy token: 8 bits at 0.2 % of
+# positions (2.1 %), 4 bits at 2.5 % (23 %); where that is no tie: 0 (0.1 %), 1.4 % (18 %).
 LARGEST_KL = 0.005
 LEAST_AGREEMENT = 0.99
 TIE = 0.1
 """Nats between two tokens that are as good as equally likely: one of them 0.9 times the other."""
-MOST_POSITIONS = 2000
-"""Enough to tell 0.99 from 0.985."""
+MOST_POSITIONS = 1000
+"""Each takes some 80 ms for two graphs beside a template of 262,144 tokens."""
 MOST_PLACES = 64
 """Positions of one example, evenly spread: a template's rows may take a megabyte each."""
 _SINGLE_STEPS = 8
