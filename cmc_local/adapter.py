@@ -2,7 +2,8 @@
 
     my-adapter/
       adapter.json       AdapterSettings; names, sizes and sha256 of the files below
-      delta.onnx         the graph in fp32; delta.int8.onnx, delta.fp16.onnx beside it
+      delta.onnx         the graph in fp32; delta.int8.onnx and delta.fp16.onnx beside it, or
+                         in its place: one of them is enough
       tokenizer.json     the delta's tokenizer
       README.md          the card
 
@@ -37,6 +38,7 @@ GRAPHS: Mapping[Precision, str] = {
     "int8": "delta.int8.onnx",
     "fp16": "delta.fp16.onnx",
 }
+_EXACT_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "README.md"
 _KNOWN = frozenset((*GRAPHS.values(), TOKENIZER_FILE, CARD_FILE))
@@ -111,6 +113,11 @@ class Adapter:
     def precisions(self) -> tuple[Precision, ...]:
         """The precisions that this adapter carries a graph for."""
         return tuple(p for p, name in GRAPHS.items() if name in self.settings.files)
+
+    @property
+    def most_exact(self) -> Precision:
+        """The precision that is nearest to the delta as it was trained, of those there."""
+        return next(p for p in _EXACT_FIRST if p in self.precisions)
 
     def graph(self, precision: Precision) -> Path:
         """The ONNX file of one precision."""

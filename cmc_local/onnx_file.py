@@ -14,7 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-OWN_OPERATORS = frozenset({"GroupQueryAttention", "MatMulNBits"})
+OWN_OPERATORS = frozenset(
+    {
+        *("GroupQueryAttention", "MatMulNBits", "GatherBlockQuantized", "FusedMatMul"),
+        *("SkipSimplifiedLayerNormalization", "QuickGelu"),
+    }
+)
 """The operators of ONNX Runtime's own domain that an adapter's graph may hold."""
 _OWN_DOMAIN = "com.microsoft"
 _STANDARD_DOMAINS = ("", "ai.onnx")

@@ -85,6 +85,15 @@ def test_a_missing_precision_names_those_there(folder: Path) -> None:
         adapter.load(folder).graph("fp16")
 
 
+def test_fp32_may_be_left_out(tmp_path: Path) -> None:
+    small: dict[str, bytes | Path] = {**FILES, "delta.fp16.onnx": b"half"}
+    del small["delta.onnx"]
+    found = adapter.write(tmp_path / "a", SETTINGS, small)
+    assert (found.precisions, found.most_exact) == (("int8", "fp16"), "fp16")
+    with pytest.raises(AdapterError, match=r"no fp32 graph.*int8, fp16"):
+        found.graph("fp32")
+
+
 def test_a_changed_byte_is_refused_by_its_hash(folder: Path) -> None:
     (folder / "delta.onnx").write_bytes(b"grapg")
     assert "delta.onnx does not match its sha256" in refused(folder)

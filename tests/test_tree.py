@@ -48,7 +48,7 @@ LAYERS = (
 ONE_HOME = {"llama_cpp": "base_*.py", "onnxruntime": "delta_library.py"}
 WORKSHOP_ONLY = {
     *("torch", "transformers", "accelerate", "peft"),
-    *("onnx", "onnxscript", "gguf", "safetensors"),
+    *("onnx", "gguf", "safetensors"),
 }
 EVALUATION = {"matplotlib", "scipy", "rouge_score", "nltk"}  # the extra `eval`
 GUESTS = {  # in other people's code: what they write today, and what works inside of it

@@ -233,5 +233,5 @@ def default_options(threads: int) -> Any:
 
 
 def naive_delta(folder: Adapter) -> OnnxDelta:
-    """The adapter's delta as one would open it without a thought: fp32, default options."""
-    return OnnxDelta(folder, device="cpu", precision="fp32", options=default_options)
+    """The adapter's delta as one would open it without a thought: exact, with default options."""
+    return OnnxDelta(folder, device="cpu", precision=folder.most_exact, options=default_options)

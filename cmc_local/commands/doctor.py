@@ -21,7 +21,7 @@ from cmc_local.errors import CmcError
 from cmc_local.real_models import RealModel
 
 _SIGNS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
-_TRAIN_PARTS = ("torch", "transformers", "onnx", "onnxscript", "gguf")
+_TRAIN_PARTS = ("torch", "transformers", "onnx", "gguf")
 _PROBE = "Once upon a time"
 
 

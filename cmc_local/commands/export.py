@@ -30,7 +30,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--context", type=int, help="Tokens of context (default: the checkpoint's).")
 @click.option("--template", type=_PATH, help="Template (GGUF or folder), to verify beside it.")
 @click.option("--data", type=_PATH, help="Examples to verify on (JSONL); 200 of them are taken.")
-@click.option("--precision", default="fp32,int8", help="Some of fp32, int8, fp16 (fp32,int8).")
+@click.option(
+    "--precision",
+    multiple=True,
+    default=("fp32,int8",),
+    help="fp32, int8 or fp16, several with commas or repeated (fp32,int8).",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an adapter that is there.")
 @options.json_output
 def command(
@@ -39,7 +44,7 @@ def command(
     prompt: str | None,
     normalization: str | None,
     license_name: str,
-    precision: str,
+    precision: tuple[str, ...],
     data: Path | None,
     as_json: bool,
     **given: Any,
@@ -52,7 +57,7 @@ def command(
         if normalization is None
         else workshop.parse_normalization(normalization),
         license=license_name,
-        precisions=tuple(name.strip() for name in precision.split(",") if name.strip()),
+        precisions=tuple(name.strip() for name in ",".join(precision).split(",") if name.strip()),
         **given,
     )
     exported = workshop.export(
@@ -78,7 +83,7 @@ def _as_json(exported: Any) -> str:
 def _as_text(exported: Any) -> str:
     lines = [
         f"{f.precision:<5}{f.bytes / 1e6:8.1f} MB   largest error {f.error:.1e}   "
-        f"same greedy token {f.agreement:.2%} of {f.positions:,}"
+        f"KL {f.kl:.1e}   same greedy token {f.agreement:.2%} of {f.positions:,}"
         for f in exported.figures
     ]
     return "\n".join([*lines, f"written: {exported.adapter.path}"])

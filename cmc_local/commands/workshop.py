@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 WORKSHOP = (
     *("torch", "transformers", "accelerate", "safetensors"),
-    *("onnx", "onnxscript", "onnx_ir", "gguf", "cmc_export"),
+    *("onnx", "gguf", "cmc_export"),
 )
 
 

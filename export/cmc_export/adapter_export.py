@@ -6,6 +6,7 @@ llama folder does not say (the prompt form above all) must be given.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +20,18 @@ from transformers import LlamaForCausalLM
 from cmc_export import delta_model, graph, quantize, verification
 from cmc_export.card import card
 from cmc_export.delta_model import CheckpointInfo
+from cmc_export.examples import Encoder
 from cmc_export.gguf_template import GgufTemplate
 from cmc_export.template_set import Source
-from cmc_export.templates import FolderTemplate, Template
-from cmc_local import adapter
+from cmc_export.templates import FolderTemplate
+from cmc_local import adapter, token_map
 from cmc_local.adapter import Adapter, AdapterSettings, Normalization, Precision, TemplateName
+from cmc_local.control import MappedShift
 from cmc_local.conversations import read_conversations
 from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.errors import InputError, UsageError
 from cmc_local.prompts import PromptForm, Turns
+from cmc_local.settings import Control
 
 STORAGE: Mapping[Precision, graph.Storage] = {
     "fp32": graph.FLOAT32,
@@ -53,7 +57,7 @@ class Choices:
     license: str = ""
     context: int | None = None
     template: Path | None = None
-    """A GGUF or a Hugging Face folder, to compare shifted tokens and to name."""
+    """A GGUF or a Hugging Face folder of any vocabulary, to compare what is done to it."""
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
     overwrite: bool = False
 
@@ -92,39 +96,39 @@ def export(
     words = _tokenizer_bytes(checkpoint, choices.tokenizer)
     settings = _settings(checkpoint, model, choices)
     tokenizer = _checked_tokenizer(words, settings)
-    template = None
-    if choices.template is not None:
-        template = _template(choices.template, tokenizer, settings.shape.context)
+    source = None if choices.template is None else Source(choices.template)
+    cases, asked = _cases(tokenizer, settings, data, source)
     files: dict[str, bytes | Path] = {}
     for precision in dict.fromkeys(choices.precisions):
         report(f"writing the {precision} graph")
         name = adapter.GRAPHS[precision]
         files[name] = graph.to_onnx(model, settings.shape.context, STORAGE[precision])
     files[adapter.TOKENIZER_FILE] = words
-    examples, asked = _examples(tokenizer, settings.prompt, data)
     with tempfile.TemporaryDirectory(prefix="cmc-export-") as place:
         trial = adapter.write(Path(place) / "trial", settings, files)
-        figures = []
-        for precision in trial.precisions:
-            report(f"comparing the {precision} graph with PyTorch")
-            figures.append(verification.verify(model, trial, precision, examples, template))
+        report(f"comparing with PyTorch{'' if source is None else f', beside {source.name}'}")
+        with contextlib.ExitStack() as opened:
+            ground = None if source is None else _ground(source, tokenizer, cases, opened)
+            figures = verification.verify(model, trial, cases, ground)
     settings = _with_figures(replace(settings, files=trial.settings.files), figures)
     files[adapter.CARD_FILE] = card(settings, figures, asked=asked).encode()
     written = adapter.write(output, settings, files, overwrite=choices.overwrite)
     return Exported(written, tuple(figures))
 
 
-def _examples(
-    tokenizer: DeltaTokenizer, form: PromptForm, path: Path | None
-) -> tuple[list[verification.Example], str]:
-    """Examples to verify on, and what the card calls them."""
+def _cases(
+    tokenizer: DeltaTokenizer, settings: AdapterSettings, path: Path | None, source: Source | None
+) -> tuple[list[verification.Case], str]:
+    """What to verify on, and what the card calls it."""
     if path is None:
         found = verification.own_conversations()
         asked = f"{len(found)} questions and answers in its prompt form"
     else:
         found = read_conversations([path])[:MOST_EXAMPLES]
         asked = f"{len(found)} examples of {path.name}"
-    return [tokenizer.example(form, messages) for messages in found], asked
+    sides = [] if source is None else [source.side]
+    encoder = Encoder(tokenizer, settings.prompt, settings.shape.context, sides)
+    return [verification.case(encoder.row(messages)) for messages in found], asked
 
 
 def _with_figures(
@@ -197,22 +201,26 @@ def _checked_tokenizer(words: bytes, settings: AdapterSettings) -> DeltaTokenize
     return tokenizer
 
 
-def _template(
-    place: Path, tokenizer: DeltaTokenizer, context: int
-) -> verification.LogProbabilities:
-    """A template to verify beside: a Hugging Face folder, float32 on the CPU, or a GGUF."""
-    size, source = len(tokenizer.vocabulary), Source(place)
-    if source.side.tokenizer.vocabulary.fingerprint != tokenizer.vocabulary.fingerprint:
-        raise InputError(
-            f"{place} has another vocabulary than the delta: leave --template out to verify "
-            "the delta alone"
+def _ground(
+    source: Source,
+    tokenizer: DeltaTokenizer,
+    cases: Sequence[verification.Case],
+    opened: contextlib.ExitStack,
+) -> verification.Ground:
+    """The template to verify beside: a Hugging Face folder, float32 on the CPU, or a GGUF."""
+    own, delta = source.side.tokenizer.vocabulary, tokenizer.vocabulary
+    mapped = None
+    if own.fingerprint != delta.fingerprint:
+        mapped = MappedShift(token_map.build(own, delta, encode=tokenizer.encode), Control())
+    if not source.is_gguf:
+        folder = FolderTemplate(
+            source.path, len(own), device=torch.device("cpu"), dtype=torch.float32
         )
-    model: Template
-    if source.is_gguf:
-        model = GgufTemplate(place, size, longest=context)
-    else:
-        model = FolderTemplate(place, size, device=torch.device("cpu"), dtype=torch.float32)
-    return lambda ids: model(ids, torch.ones_like(ids, dtype=torch.bool))[None]
+        return verification.Ground(folder, mapped)
+    longest = max((len(one.template_tokens) for one in cases), default=1)
+    gguf = GgufTemplate(source.path, len(own), longest=longest)
+    opened.callback(gguf.close)
+    return verification.Ground(gguf, mapped)
 
 
 def _template_name(place: Path) -> TemplateName:

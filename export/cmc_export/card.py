@@ -31,7 +31,7 @@ def card(settings: AdapterSettings, figures: Sequence[Figures], *, asked: str) -
         "## Training",
         _training(settings.training),
         "## Against PyTorch",
-        f"Logits and greedy tokens of each graph on {asked}.",
+        _compared(figures, asked),
         _figures(figures),
         "## Files",
         _table(
@@ -79,15 +79,25 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _compared(figures: Sequence[Figures], asked: str) -> str:
+    template = figures[0].beside if figures else ""
+    what = f"{template}'s tokens as each graph steers them" if template else "its own tokens"
+    return (
+        f"All logits of each graph, and the likelihoods of {what}, on {asked}; the KL is a mean "
+        "over the answers' positions, in nats."
+    )
+
+
 def _figures(figures: Sequence[Figures]) -> str:
     return _table(
-        ("precision", "bytes", "positions", "largest relative error", "same greedy token"),
+        ("precision", "bytes", "positions", "largest relative error", "KL", "same greedy token"),
         [
             (
                 f.precision,
                 f"{f.bytes:,}",
                 f"{f.positions:,}",
                 f"{f.error:.1e}",
+                f"{f.kl:.1e}",
                 f"{f.agreement:.2%}",
             )
             for f in figures

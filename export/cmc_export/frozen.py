@@ -2,8 +2,8 @@
 
     frozen(folder, ...) -> (ids, keep) -> logits at the kept positions
 
-No gradient runs through them. An adapter is run as the runner runs it, by ONNX Runtime in fp32, so
-that what somebody else published can be learned on top of.
+No gradient runs through them. An adapter is run as the runner runs it, by ONNX Runtime in
+the most exact precision that it has, so that what somebody else published can be learned on top of.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _OnnxLogits:
     """An adapter's graph, row by row."""
 
     def __init__(self, found: adapter.Adapter, vocabulary: int, device: torch.device) -> None:
-        self._delta = OnnxDelta(found, device="cpu", precision="fp32")
+        self._delta = OnnxDelta(found, device="cpu", precision=found.most_exact)
         self._vocabulary, self._device = vocabulary, device
 
     def __call__(self, ids: Tensor, keep: Tensor) -> Tensor:

@@ -3,223 +3,224 @@
     input_ids (B, T), seqlens_k (B,), total_sequence_length (1,), logit_positions (K,),
     past_key_i, past_value_i (B, H_kv, S, D)  ->  logits (B, K, V), present_key_i, present_value_i
 
-A `DeltaGraph` holds the weights of a LlamaForCausalLM in the layout that runs fast: Q, K and V in
-one matrix, gate and up in one. It exists to be exported; the attention is ONNX Runtime's own
-operator and yields nothing in PyTorch. How a matrix is stored and multiplied is the affair of
-`Linear` and `Table` here, and of `quantize.py` for 8 bits.
+A step of a small delta is dozens of operators that take a few microseconds each, so the graph is
+written node by node, with as few of them as ONNX Runtime's own operators allow: ten in a layer.
+
+    Q, K, V -> attention -> out -> add and norm -> gate, up -> SiLU, times -> down -> add and norm
+
+How a matrix is stored and multiplied is the affair of a `Storage`: the two here, and those of
+`quantize.py`. What a node is made of: `onnx_nodes.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import onnx
-import onnxscript  # noqa: F401  # the exporter's other half: missing, it is said at import
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from cmc_export.delta_model import HEAD_STEP, shape_of
+from cmc_export.onnx_nodes import OWN, Nodes, Shape
 from cmc_local.adapter import DeltaShape
 from cmc_local.errors import InputError
 
-OPSET = 20
+Weight = NDArray[np.float32]
 
 
-class TableLike(Protocol):
+class Table(Protocol):
     """Embedding and output head over one matrix."""
 
-    def embed(self, ids: Tensor) -> Tensor: ...
-    def logits(self, hidden: Tensor) -> Tensor: ...
+    def embed(self, nodes: Nodes, ids: str) -> str:
+        """(B, T) -> (B, T, width)."""
+        ...
+
+    def logits(self, nodes: Nodes, hidden: str) -> str:
+        """(B, K, width) -> (B, K, V)."""
+        ...
+
+
+class Storage(Protocol):
+    """How matrices are stored: given float32 weights of (out, in)."""
+
+    dtype: type[np.floating[Any]]
+    """Of the hidden states and of the cache."""
+
+    def linear(self, nodes: Nodes, name: str, weight: Weight, x: str) -> str:
+        """(B, T, in) -> (B, T, out)."""
+        ...
+
+    def table(self, nodes: Nodes, name: str, weight: Weight) -> Table:
+        """Of a matrix (V, width)."""
+        ...
 
 
 @dataclass(frozen=True)
-class Storage:
-    """How matrices are stored: classes that are built from a float32 weight of (out, in)."""
+class Plain:
+    """Weights as they are, in one float type."""
 
-    linear: type[nn.Module]
-    table: type[nn.Module]
-    dtype: torch.dtype = torch.float32
-    """Type of the hidden states and of the cache."""
+    dtype: type[np.floating[Any]]
 
+    def linear(self, nodes: Nodes, name: str, weight: Weight, x: str) -> str:
+        """See Storage; stored as (in, out), as MatMul wants it."""
+        return nodes.add("MatMul", x, nodes.weight(name, weight.T.astype(self.dtype)))
 
-class Linear(nn.Module):
-    """`x @ weight.T` for a weight of (out, in); stored as (in, out), as MatMul wants it."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Buffer(weight.T.contiguous())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight
+    def table(self, nodes: Nodes, name: str, weight: Weight) -> Table:
+        """See Storage."""
+        return _PlainTable(nodes.weight(name, weight.astype(self.dtype)))
 
 
-class Table(nn.Module):
-    """One matrix of (V, width), for look-ups and for the output head."""
+@dataclass(frozen=True)
+class _PlainTable:
+    weight: str
 
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Buffer(weight.contiguous())
+    def embed(self, nodes: Nodes, ids: str) -> str:
+        return nodes.add("Gather", self.weight, ids)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, width)."""
-        return nn.functional.embedding(ids, self.weight)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(B, K, width) -> (B, K, V).
-
-        Gemm reads the matrix as it lies; MatMul would store a transposed copy beside it.
-        """
-        batch, count, width = hidden.shape
-        flat = torch.onnx.ops.symbolic(
-            "Gemm",
-            (hidden.reshape(-1, width), self.weight),
-            attrs={"transB": 1},
-            dtype=hidden.dtype,
-            shape=(batch * count, self.weight.shape[0]),
-        )
-        return flat.reshape(batch, count, self.weight.shape[0])
+    def logits(self, nodes: Nodes, hidden: str) -> str:
+        # Reads the matrix as it lies; MatMul would want a transposed copy beside it.
+        return nodes.add("FusedMatMul", hidden, self.weight, domain=OWN, transB=1)
 
 
-FLOAT32 = Storage(Linear, Table)
-FLOAT16 = Storage(Linear, Table, torch.float16)
+FLOAT32 = Plain(np.float32)
+FLOAT16 = Plain(np.float16)
 
 
-class Norm(nn.Module):
-    """RMS norm, written in the operators that ONNX Runtime fuses to one."""
-
-    def __init__(self, norm: nn.Module, storage: Storage) -> None:
-        super().__init__()
-        self.weight = nn.Buffer(norm.weight.detach().to(storage.dtype))
-        self.epsilon = float(norm.variance_epsilon)
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.float32)
-        mean = wide.pow(2).mean(-1, keepdim=True)
-        return (wide / torch.sqrt(mean + self.epsilon)).to(x.dtype) * self.weight
+def to_onnx(model: LlamaForCausalLM, context: int, storage: Storage = FLOAT32) -> bytes:
+    """The ONNX file of a delta for `context` tokens; checked, without external data."""
+    _check_config(model)
+    return _Writer(model, context, storage).file()
 
 
-class Projection(nn.Module):
-    """Several linear layers on one input as one matrix: (B, T, in) -> (B, T, sum of outs)."""
+class _Writer:
+    """One delta written into one graph."""
 
-    def __init__(self, layers: list[nn.Linear], storage: Storage) -> None:
-        super().__init__()
-        weight = torch.cat([layer.weight.detach().float() for layer in layers])
-        self.product = storage.linear(weight.to(storage.dtype))
-        self.bias: Tensor | None = None
-        if any(layer.bias is not None for layer in layers):
-            parts = [
-                torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
-                for layer in layers
-            ]
-            self.bias = nn.Buffer(torch.cat([p.float() for p in parts]).to(storage.dtype))
+    def __init__(self, model: LlamaForCausalLM, context: int, storage: Storage) -> None:
+        self._model, self._storage = model, storage
+        self._shape = shape_of(model.config)
+        self._epsilon = float(model.config.rms_norm_eps)
+        self._nodes = Nodes()
+        self._rotary = [
+            self._nodes.weight(name, table.numpy().astype(storage.dtype))
+            for name, table in zip(("cos", "sin"), rotary_tables(model, context), strict=True)
+        ]
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.product(x)
-        return y if self.bias is None else y + self.bias
+    def file(self) -> bytes:
+        """The whole graph."""
+        nodes, model = self._nodes, self._model.model
+        table, head = self._tables()
+        x = table.embed(nodes, "input_ids")
+        normed = self._first_norm(x, model.layers[0].input_layernorm)
+        after = [*(layer.input_layernorm for layer in model.layers[1:]), model.norm]
+        for i, (layer, norm) in enumerate(zip(model.layers, after, strict=True)):
+            mixed = self._attention(i, layer.self_attn, normed)
+            normed, x = self._add_and_norm(x, mixed, layer.post_attention_layernorm)
+            normed, x = self._add_and_norm(x, self._mlp(i, layer.mlp, normed), norm)
+        # Gathered before the head, which is most of a small delta's arithmetic.
+        kept = nodes.add("Gather", normed, "logit_positions", axis=1)
+        logits = head.logits(nodes, kept)
+        if self._storage.dtype is not np.float32:
+            logits = nodes.add("Cast", logits, to=nodes.type_number(np.float32))
+        nodes.rename(logits, "logits")
+        return nodes.file(*_signature(self._shape, self._storage.dtype))
 
-
-class Attention(nn.Module):
-    """GroupQueryAttention over packed Q, K, V; it rotates, and writes the cache in place."""
-
-    def __init__(self, attention: nn.Module, shape: DeltaShape, storage: Storage) -> None:
-        super().__init__()
-        a = attention
-        self.qkv = Projection([a.q_proj, a.k_proj, a.v_proj], storage)
-        self.out = Projection([a.o_proj], storage)
-        self.shape = shape
-
-    def forward(
-        self, x: Tensor, lengths: list[Tensor], rotary: list[Tensor], past: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, count, _ = x.shape
-        s = self.shape
-        mixed, key, value = torch.onnx.ops.symbolic_multi_out(
-            "com.microsoft::GroupQueryAttention",
-            (self.qkv(x), None, None, *past, *lengths, *rotary),
-            attrs={"num_heads": s.heads, "kv_num_heads": s.kv_heads, "do_rotary": 1},
-            dtypes=(x.dtype, x.dtype, x.dtype),
-            shapes=((batch, count, s.heads * s.head_dim), past[0].shape, past[1].shape),
-            version=1,
-        )
-        return self.out(mixed), key, value
-
-
-class FeedForward(nn.Module):
-    """SiLU(gate) * up, then down."""
-
-    def __init__(self, mlp: nn.Module, storage: Storage) -> None:
-        super().__init__()
-        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], storage)
-        self.down = Projection([mlp.down_proj], storage)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        y: Tensor = self.down(gate * torch.sigmoid(gate) * up)
-        return y
-
-
-class Layer(nn.Module):
-    """One decoder layer."""
-
-    def __init__(self, layer: nn.Module, shape: DeltaShape, storage: Storage) -> None:
-        super().__init__()
-        self.before_attention = Norm(layer.input_layernorm, storage)
-        self.attention = Attention(layer.self_attn, shape, storage)
-        self.before_mlp = Norm(layer.post_attention_layernorm, storage)
-        self.mlp = FeedForward(layer.mlp, storage)
-
-    def forward(
-        self, x: Tensor, lengths: list[Tensor], rotary: list[Tensor], past: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        mixed, key, value = self.attention(self.before_attention(x), lengths, rotary, past)
-        x = x + mixed
-        return x + self.mlp(self.before_mlp(x)), key, value
-
-
-class DeltaGraph(nn.Module):
-    """The whole delta, rotary tables for `context` positions included."""
-
-    def __init__(self, model: LlamaForCausalLM, context: int, storage: Storage = FLOAT32) -> None:
-        super().__init__()
-        _check_config(model)
-        shape = shape_of(model.config)
-        embedding = model.get_input_embeddings().weight.detach()
-        head = model.get_output_embeddings().weight.detach()
+    def _tables(self) -> tuple[Table, Table]:
+        """Embedding and head; one and the same where they share their matrix."""
+        embedding = self._model.get_input_embeddings().weight.detach()
+        head = self._model.get_output_embeddings().weight.detach()
         tied = embedding.data_ptr() == head.data_ptr() or torch.equal(embedding, head)
-        self.table = storage.table(embedding.float().to(storage.dtype))
-        self.head = self.table if tied else storage.table(head.float().to(storage.dtype))
-        self.layers = nn.ModuleList(Layer(x, shape, storage) for x in model.model.layers)
-        self.norm = Norm(model.model.norm, storage)
-        cos, sin = rotary_tables(model, context)
-        self.cos = nn.Buffer(cos.to(storage.dtype))
-        self.sin = nn.Buffer(sin.to(storage.dtype))
-        self.shape = shape
-        self.dtype = storage.dtype
+        table = self._storage.table(self._nodes, "table", _floats(embedding))
+        if tied:
+            return table, table
+        return table, self._storage.table(self._nodes, "head", _floats(head))
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        seqlens_k: Tensor,
-        total_sequence_length: Tensor,
-        logit_positions: Tensor,
-        past: list[Tensor],
-    ) -> tuple[Tensor, ...]:
-        lengths, rotary = [seqlens_k, total_sequence_length], [self.cos, self.sin]
-        x: Tensor = self.table.embed(input_ids)
-        present = []
-        for i, layer in enumerate(self.layers):
-            x, key, value = layer(x, lengths, rotary, past[2 * i : 2 * i + 2])
-            present += [key, value]
-        # Gathered before norm and head: the head is most of a small delta's arithmetic.
-        logits: Tensor = self.head.logits(self.norm(x.index_select(1, logit_positions)))
-        return logits.to(torch.float32), *present
+    def _first_norm(self, x: str, norm: nn.Module) -> str:
+        """RMS norm, in the standard operators that ONNX Runtime fuses to one."""
+        nodes, half = self._nodes, self._storage.dtype is not np.float32
+        wide = nodes.add("Cast", x, to=nodes.type_number(np.float32)) if half else x
+        square = nodes.add("Pow", wide, nodes.number(2.0))
+        mean = nodes.add("ReduceMean", square, nodes.integers(-1), keepdims=1)
+        root = nodes.add("Sqrt", nodes.add("Add", mean, nodes.number(self._epsilon)))
+        scaled = nodes.add("Div", wide, root)
+        if half:
+            scaled = nodes.add("Cast", scaled, to=nodes.type_number(self._storage.dtype))
+        return nodes.add("Mul", scaled, self._norm_weight(norm))
+
+    def _add_and_norm(self, x: str, more: str, norm: nn.Module) -> tuple[str, str]:
+        """(norm of x + more, x + more)."""
+        return self._nodes.add_two(
+            "SkipSimplifiedLayerNormalization",
+            (x, more, self._norm_weight(norm)),
+            places=(0, 3),
+            domain=OWN,
+            epsilon=self._epsilon,
+        )
+
+    def _norm_weight(self, norm: nn.Module) -> str:
+        weight = _floats(norm.weight).astype(self._storage.dtype)
+        return self._nodes.weight("norm", weight)
+
+    def _attention(self, i: int, attention: nn.Module, x: str) -> str:
+        """GroupQueryAttention over packed Q, K, V; it rotates, and writes the cache in place."""
+        a, s = attention, self._shape
+        qkv = self._projection(f"layer_{i}_qkv", [a.q_proj, a.k_proj, a.v_proj], x)
+        mixed = self._nodes.add(
+            "GroupQueryAttention",
+            *(qkv, "", "", f"past_key_{i}", f"past_value_{i}"),
+            *("seqlens_k", "total_sequence_length", *self._rotary),
+            outputs=(f"mixed_{i}", f"present_key_{i}", f"present_value_{i}"),
+            domain=OWN,
+            num_heads=s.heads,
+            kv_num_heads=s.kv_heads,
+            do_rotary=1,
+        )
+        return self._projection(f"layer_{i}_out", [a.o_proj], mixed)
+
+    def _mlp(self, i: int, mlp: nn.Module, x: str) -> str:
+        """SiLU(gate) * up, then down."""
+        gate = self._projection(f"layer_{i}_gate", [mlp.gate_proj], x)
+        up = self._projection(f"layer_{i}_up", [mlp.up_proj], x)
+        silu = self._nodes.add("QuickGelu", gate, domain=OWN, alpha=1.0)
+        return self._projection(
+            f"layer_{i}_down", [mlp.down_proj], self._nodes.add("Mul", silu, up)
+        )
+
+    def _projection(self, name: str, layers: Sequence[nn.Linear], x: str) -> str:
+        """Linear layers on one input as one matrix: (B, T, in) -> (B, T, sum of outs)."""
+        weight = np.concatenate([_floats(layer.weight) for layer in layers])
+        y = self._storage.linear(self._nodes, name, weight, x)
+        if all(layer.bias is None for layer in layers):
+            return y
+        parts = [
+            np.zeros(layer.out_features, np.float32) if layer.bias is None else _floats(layer.bias)
+            for layer in layers
+        ]
+        bias = np.concatenate(parts).astype(self._storage.dtype)
+        return self._nodes.add("Add", y, self._nodes.weight(f"{name}_bias", bias))
+
+
+def _signature(
+    s: DeltaShape, dtype: type[np.floating[Any]]
+) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """Inputs and outputs: name -> (element type, sizes or names of free axes)."""
+    cache = (dtype, ("B", s.kv_heads, "S", s.head_dim))
+    names = [f"{kind}_{i}" for i in range(s.layers) for kind in ("key", "value")]
+    inputs: dict[str, Shape] = {
+        "input_ids": (np.int64, ("B", "T")),
+        "seqlens_k": (np.int32, ("B",)),
+        "total_sequence_length": (np.int32, (1,)),
+        "logit_positions": (np.int64, ("K",)),
+        **{f"past_{name}": cache for name in names},
+    }
+    outputs: dict[str, Shape] = {
+        "logits": (np.float32, ("B", "K", s.vocabulary)),
+        **{f"present_{name}": cache for name in names},
+    }
+    return inputs, outputs
 
 
 def rotary_tables(model: LlamaForCausalLM, context: int) -> tuple[Tensor, Tensor]:
@@ -230,51 +231,9 @@ def rotary_tables(model: LlamaForCausalLM, context: int) -> tuple[Tensor, Tensor
     return (angles.cos() * scaling).float(), (angles.sin() * scaling).float()
 
 
-def to_onnx(model: LlamaForCausalLM, context: int, storage: Storage = FLOAT32) -> bytes:
-    """The ONNX file of a delta for `context` tokens; checked, without external data."""
-    graph = DeltaGraph(model, context, storage).eval()
-    names = [f"{kind}_{i}" for i in range(graph.shape.layers) for kind in ("key", "value")]
-    batch, new, capacity = 2, 3, 8  # sizes other than 1 and from each other: all stay free
-    past_shape = (batch, graph.shape.kv_heads, capacity, graph.shape.head_dim)
-    example = (
-        torch.zeros(batch, new, dtype=torch.int64),
-        torch.full((batch,), 4, dtype=torch.int32),
-        torch.tensor([5], dtype=torch.int32),
-        torch.zeros(2, dtype=torch.int64),
-        [torch.zeros(past_shape, dtype=graph.dtype) for _ in names],
-    )
-    free = ({0: "B", 1: "T"}, {0: "B"}, None, {0: "K"}, [{0: "B", 2: "S"} for _ in names])
-    with _quiet_export(), torch.no_grad():
-        program = torch.onnx.export(
-            graph,
-            example,
-            dynamo=True,
-            dynamic_shapes=free,
-            input_names=[
-                *("input_ids", "seqlens_k", "total_sequence_length", "logit_positions"),
-                *(f"past_{name}" for name in names),
-            ],
-            output_names=["logits", *(f"present_{name}" for name in names)],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None
-    return _finished(program.model_proto)
-
-
-def _finished(proto: onnx.ModelProto) -> bytes:
-    """Without the exporter's notes on its source (they hold paths), checked."""
-    proto.doc_string = proto.graph.doc_string = ""
-    del proto.metadata_props[:], proto.graph.metadata_props[:]
-    for node in proto.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
-    proto.producer_name, proto.producer_version = "cmc-local", ""
-    onnx.checker.check_model(proto)
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
+def _floats(weight: Tensor) -> Weight:
+    found: Weight = weight.detach().float().numpy()
+    return found
 
 
 def _check_config(model: LlamaForCausalLM) -> None:
@@ -289,16 +248,3 @@ def _check_config(model: LlamaForCausalLM) -> None:
             f"the delta's heads of {shape_of(config).head_dim} are no multiple of {HEAD_STEP}, "
             "which ONNX Runtime's attention asks for: train one with other heads"
         )
-
-
-@contextlib.contextmanager
-def _quiet_export() -> Iterator[None]:
-    """The exporter speaks of its own absent parts; none of it is the user's affair."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

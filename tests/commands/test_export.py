@@ -26,13 +26,15 @@ def test_a_plain_folder_becomes_an_adapter(
 ) -> None:
     checkpoint = tiny_adapters.checkpoint(tmp_path / "delta", layers=1)
     target = tmp_path / "adapter"
-    options = ["--prompt", "Q: {query} A:", "--alpha", "0.5", "--precision", "fp32", "--json"]
+    options = ["--prompt", "Q: {query} A:", "--alpha", "0.5", "--json"]
+    options += ["--precision", "fp16", "--precision", "fp32"]
     code, out, err = run(capsys, checkpoint, "-o", target, *options)
     assert code == 0, err
     printed = json.loads(out)
     assert printed["adapter"] == str(target)
     assert printed["figures"]["fp32"]["error"] < 1e-4
-    assert "comparing the fp32 graph" in err
+    assert printed["figures"].keys() == {"fp32", "fp16"}
+    assert "comparing with PyTorch" in err
     found = adapter.load(target).settings
     assert (found.prompt.turn, found.alpha) == ("Q: {query} A:", 0.5)
 
@@ -62,7 +64,7 @@ def test_what_is_wrong_is_one_line_on_stderr(
     assert not (tmp_path / "adapter").exists()
 
 
-@pytest.mark.parametrize("missing", ["torch", "transformers", "onnx", "onnxscript", "cmc_export"])
+@pytest.mark.parametrize("missing", ["torch", "transformers", "onnx", "cmc_export"])
 def test_without_the_extra_its_name_is_said(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

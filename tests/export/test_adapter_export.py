@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,10 @@ import torch
 import tiny_adapters
 from cmc_export import adapter_export, delta_model, graph, verification
 from cmc_export.adapter_export import Choices, export
-from cmc_local import adapter
+from cmc_export.carrying import Carry
+from cmc_export.examples import Encoder, Row
+from cmc_export.template_set import Source
+from cmc_local import adapter, token_map
 from cmc_local.adapter import TemplateName
 from cmc_local.delta import OnnxDelta
 from cmc_local.delta_tokenizer import DeltaTokenizer
@@ -145,11 +149,68 @@ def test_a_graph_that_differs_is_not_written(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["delta"]
 
 
-def test_agreement_below_99_percent_is_refused_with_the_way_out() -> None:
-    poor = verification.Figures("int8", 1, 200, 0.01, 0.985)
-    with pytest.raises(InputError, match=r"98\.5% of 200 positions .* --precision fp32,? or"):
-        verification._judge(poor, own_token=True)
-    verification._judge(replace(poor, agreement=0.99), own_token=True)
+def test_a_graph_that_falls_short_is_refused_with_the_ways_out() -> None:
+    good = verification.Figures("fp32", 1, 200, 1e-6, kl=0.0, agreement=1.0, agreement_or_tie=1.0)
+    far = replace(good, precision="int8", kl=0.0051)
+    with pytest.raises(InputError, match=r"0\.0051 nats .*--precision fp32, or give --templ"):
+        verification.judge([good, far])
+    other = replace(good, precision="int8", agreement=0.97, agreement_or_tie=0.985, beside="tiny")
+    with pytest.raises(InputError, match=r"beside tiny in 98\.5% of them") as caught:
+        verification.judge([good, other])
+    assert "--template" not in str(caught.value)  # one was given
+    verification.judge([good, replace(other, kl=0.005, agreement_or_tie=0.99)])
+
+
+def test_distributions_are_compared_by_hand() -> None:
+    tally = verification._Tally()
+    half, most = np.log([0.5, 0.5]), np.log([0.75, 0.25])
+    tally.distributions(half, most)  # 0.5 ln(0.5/0.75) + 0.5 ln(0.5/0.25) = ln(4/3) / 2
+    tally.distributions(most, np.log([0.25, 0.75]))  # 0.75 ln 3 - 0.25 ln 3 = ln(3) / 2
+    figures = tally.figures("int8", 7, "tiny")
+    assert figures.kl == pytest.approx((np.log(4 / 3) + np.log(3)) / 4)
+    # The first is a tie for PyTorch; the second's token is ln 3 less likely than its own.
+    assert (figures.agreement, figures.agreement_or_tie) == (0.5, 0.5)
+    tally.distributions(np.log([0.51, 0.49]), np.log([0.49, 0.51]))
+    figures = tally.figures("int8", 7, "tiny")
+    assert (figures.agreement, figures.agreement_or_tie) == (1 / 3, 2 / 3)
+
+
+def test_a_template_of_another_vocabulary_is_steered_through_the_map(
+    checkpoint: Path, tmp_path: Path, other_gguf: Path
+) -> None:
+    words = DeltaTokenizer((checkpoint / "tokenizer.json").read_bytes())
+    source = Source(other_gguf)
+    theirs = source.side.tokenizer
+    encoder = Encoder(words, named_form("inst"), 96, [source.side])
+    row = encoder.row(verification.own_conversations()[0])
+    case = verification.case(row)
+    with contextlib.ExitStack() as opened:
+        ground = adapter_export._ground(source, words, [case], opened)
+        base = ground.log_probabilities(case)
+    assert base.shape == (len(case.places), len(theirs.vocabulary))
+    assert np.exp(base).sum(1) == pytest.approx(1.0, abs=1e-4)
+    # The same as the training graph makes of it.
+    shift = np.random.default_rng(0).normal(size=len(words.vocabulary)).astype(np.float32)
+    carry = Carry(token_map.build(theirs.vocabulary, words.vocabulary, encode=words.encode))
+    carried = carry(torch.from_numpy(shift)[None], torch.from_numpy(base[:1]))[0].numpy()
+    assert ground.steered(base[0], shift) - base[0] == pytest.approx(carried, abs=1e-4)
+
+
+def test_figures_beside_a_template_of_another_vocabulary_stand_in_the_folder(
+    checkpoint: Path, tmp_path: Path, other_gguf: Path
+) -> None:
+    choices = replace(ONE_GRAPH, precisions=("int8", "fp16"), template=other_gguf)
+    done = export(checkpoint, tmp_path / "adapter", choices)
+    assert done.adapter.precisions == ("int8", "fp16")  # fp32 may be left out
+    for figures in done.figures:
+        assert figures.beside == other_gguf.stem
+        assert 0 < figures.kl < verification.LARGEST_KL
+        told = adapter.load(tmp_path / "adapter").settings.verification[figures.precision]
+        assert told["kl"] == figures.kl
+    assert f"{other_gguf.stem}'s tokens as each graph" in done.adapter.read("README.md").decode()
+    assert OnnxDelta(done.adapter, device="cpu").precision == "int8"
+    with pytest.raises(AdapterError, match=r"no fp32 graph .* it has int8, fp16: choose"):
+        OnnxDelta(done.adapter, device="cpu", precision="fp32")
 
 
 def test_the_tokenizer_must_fit(checkpoint: Path, tmp_path: Path) -> None:
@@ -219,7 +280,15 @@ def test_only_the_answers_tokens_are_compared(checkpoint: Path, tmp_path: Path) 
     # Token 0 of the prompt and token 1 of the answer: one position counts, the one before it.
     found = export(checkpoint, tmp_path / "adapter", ONE_GRAPH).adapter
     model = delta_model.load(checkpoint)
-    figures = verification.verify(model, found, "fp32", [([1, 5, 6], [False, False, True])])
+    case = verification.case(Row((1, 5, 6), (False, False, True)))
+    assert case.places == (1,)
+    (figures,) = verification.verify(model, found, [case])
     assert (figures.positions, figures.agreement) == (1, 1.0)
     with pytest.raises(InputError, match="no answer to verify"):
-        verification.verify(model, found, "fp32", [([1, 5, 6], [False, False, False])])
+        nothing = verification.case(Row((1, 5, 6), (False, False, False)))
+        verification.verify(model, found, [nothing])
+
+
+def test_a_long_answer_gives_some_of_its_positions() -> None:
+    case = verification.case(Row(tuple(range(200)), (False, *[True] * 199)))
+    assert case.places == tuple(range(0, 199, 4))  # 199 places, at most 64

@@ -53,6 +53,18 @@ def test_an_adapter_says_what_its_checkpoint_says(checkpoint: Path, tmp_path: Pa
     assert frozen(tmp_path / "adapter", vocabulary, CPU, 0.2).alpha == 0.2
 
 
+def test_an_adapter_without_fp32_is_taken_as_it_is(checkpoint: Path, tmp_path: Path) -> None:
+    vocabulary = from_tokenizer_json(checkpoint / "tokenizer.json")
+    choices = Choices(prompt=named_form("cmc"), precisions=("fp16", "int8"))
+    adapter_export.export(checkpoint, tmp_path / "adapter", choices)
+    mine, theirs = (
+        frozen(folder, vocabulary, CPU, None) for folder in (checkpoint, tmp_path / "adapter")
+    )
+    expected = mine.logits(IDS, KEEP)
+    off = (theirs.logits(IDS, KEEP) - expected).abs().max() / expected.abs().max()
+    assert 0 < off < 5e-3  # fp16; 8 bits are further away
+
+
 def test_another_vocabulary_is_refused(checkpoint: Path) -> None:
     other = from_tokenizer_json(tiny_models.tokenizer("byte-level").to_str().encode())
     with pytest.raises(InputError, match="another vocabulary"):

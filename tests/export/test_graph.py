@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import tiny_adapters
 from cmc_export import delta_model, graph, quantize
+from cmc_local.delta_library import ort
 from cmc_local.errors import InputError, UsageError
 from cmc_local.onnx_file import objections
 
@@ -66,7 +67,22 @@ def test_inputs_and_outputs_are_those_of_the_design(fp32: bytes) -> None:
 def test_hidden_states_are_gathered_before_the_head(fp32: bytes) -> None:
     kinds = [node.op_type for node in onnx.load_from_string(fp32).graph.node]
     last_attention = len(kinds) - 1 - kinds[::-1].index("GroupQueryAttention")
-    assert kinds.index("Gather", last_attention) < kinds.index("Gemm")
+    assert kinds.index("Gather", last_attention) < kinds.index("FusedMatMul")
+
+
+@pytest.mark.parametrize(("storage", "around"), [(graph.FLOAT32, 4), (quantize.INT8, 5)])
+def test_a_step_is_ten_operators_a_layer(
+    model: torch.nn.Module, storage: graph.Storage, around: int, tmp_path: Path
+) -> None:
+    """Around them: embedding, first norm, gather, head; 8-bit rows are put together as well."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "runs.onnx")
+    options.log_severity_level = 4  # it warns that the file is for this machine alone
+    data = graph.to_onnx(model, 64, storage)
+    ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "runs.onnx").graph.node]
+    assert len(kinds) == 10 + around, kinds
+    assert kinds.count("SimplifiedLayerNormalization") == 1  # the standard operators, fused
 
 
 def test_a_tied_matrix_is_stored_once(model: torch.nn.Module, fp32: bytes, int8: bytes) -> None:
@@ -108,7 +124,7 @@ def test_what_the_graph_cannot_say_is_refused(
         for name, value in config.items():
             setattr(model.config, name, value)
         with pytest.raises(InputError, match=reason):
-            graph.DeltaGraph(model, 64)
+            graph.to_onnx(model, 64)
     finally:
         for name, value in kept.items():
             setattr(model.config, name, value)
@@ -134,15 +150,10 @@ def test_quantization_errs_by_half_a_step_at_most(width: int, rows: int, seed: i
     assert bool(((found - weight).abs() <= half * 1.001 + 1e-9).all())
 
 
-def test_blocks_fit_the_widths() -> None:
-    assert [quantize.block_size(w) for w in (96, 128, 288, 336, 48, 1376)] == [
-        32,
-        32,
-        32,
-        16,
-        16,
-        32,
-    ]
+def test_blocks_are_as_large_as_wastes_little() -> None:
+    """688 fills 704, 11 blocks of 64; 288 would fill 320, so it takes 9 blocks of 32."""
+    widths = (192, 256, 688, 1376, 288, 96, 336, 344, 48)
+    assert [quantize.block_size(w) for w in widths] == [64, 64, 64, 64, 32, 32, 32, 32, 16]
 
 
 def test_presets_have_the_papers_shapes() -> None:
