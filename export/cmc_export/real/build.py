@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cmc_export.answers import TABLE
 from cmc_export.real import data, forgetting, table, texts
 from cmc_export.real.measure import Sizes, measure_words
 from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell, TaskPlace, gguf
 from cmc_export.stages import Say, Stage, run
+from cmc_local import base_header
 from cmc_local.errors import InputError, TrainingError, UsageError
 
 ALL_TASKS: Final = (*data.MAKERS, "forget")
@@ -150,9 +152,9 @@ def delta_stages(chosen: Chosen, task: str, templates: str, seed: int) -> Iterat
     kind = "--task forget " if task == "forget" else ""
     for name in names:
         yield Stage(
-            place.answers(name),
-            f"record --template {gguf(name)} {kind}{given} --init {chosen.initial} {ASKED} "
-            f"--resume -o {place.answers(name)}",
+            place.answers(name) / TABLE,
+            f"record --template {gguf(name)} --template-prompt {_asked_as(name)} {kind}{given} "
+            f"--init {chosen.initial} {ASKED} --resume -o {place.answers(name)}",
         )
     answers = " ".join(f"--answers {place.answers(name)}" for name in names)
     learn = FORGET if task == "forget" else f"{LEARN} --epochs {EPOCHS[task]}"
@@ -166,6 +168,13 @@ def delta_stages(chosen: Chosen, task: str, templates: str, seed: int) -> Iterat
         adapter,
         f"export {delta} -o {adapter} --template {gguf(names[0])} --data {place.data(held)} "
         f"--precision {chosen.precision}",
+    )
+
+
+def _asked_as(name: str) -> str:
+    """A template is asked as the runner asks it: in its own chat template, if it has one."""
+    return (
+        "gguf" if "tokenizer.chat_template" in base_header.read(gguf(name)).metadata else "adapter"
     )
 
 
