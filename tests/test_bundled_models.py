@@ -120,11 +120,12 @@ def test_everything_together_is_small() -> None:
     assert sum(p.stat().st_size for p in MODELS.rglob("*") if p.is_file()) <= MOST_BYTES
 
 
-@pytest.mark.parametrize("name", bundled.WORLD_ADAPTERS)
+@pytest.mark.parametrize("name", bundled.ADAPTERS)
 def test_adapters_are_whole_and_have_cards(name: str) -> None:
     one = adapter.load(MODELS / name)
     assert one.settings.name == name
-    assert {"fp32", "int8"} <= set(one.precisions)
+    assert {"int8", "fp16"} <= set(one.precisions)
+    assert one.settings.license == "Apache-2.0"
     card = one.read("README.md").decode()
     assert name in card
     assert "template" in card

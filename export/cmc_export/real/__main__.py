@@ -6,6 +6,7 @@
     measure   the chosen cells, in this process
     kinds     the loss by kind of token, under every way to carry the chosen deltas' shift over
     table     runs/real/report.html and table.md, of all results that are there
+    brief     the adapter that ships as models/brief
     docs      the same table as a page of the documentation, docs/real.md
 
 All can be stopped and started at will.
@@ -18,13 +19,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmc_export.real import data, forgetting, kinds, measure, table
+from cmc_export.real import brief, data, forgetting, kinds, measure, table
 from cmc_export.real.build import ALL_ARMS, ALL_TASKS, Chosen, make_all
 from cmc_export.real.measure import Sizes
 from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell
 from cmc_local.errors import CmcError, UsageError
 
-WHAT = ("run", "data", "known", "measure", "kinds", "table", "docs")
+WHAT = ("run", "data", "brief", "known", "measure", "kinds", "table", "docs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +47,8 @@ def _do(given: argparse.Namespace, chosen: Chosen) -> None:
         for task in chosen.tasks:
             if task != "forget":  # its data depends on what the models know
                 data.write_data(chosen.runs, task)
+    elif given.what == "brief":
+        brief.make(chosen.runs, _say)
     elif given.what == "known":
         for base in chosen.bases:
             forgetting.find_known(base, chosen.runs, chosen.sizes.threads, _say)

@@ -3,7 +3,7 @@
     texts.py -> pretrain -> brief's data -> SmolLM2's answers -> train -> export to models/brief
 
 It learns from rasbt's training part (Apache-2.0) and Dolly's short answers (CC BY-SA), beside
-SmolLM2 (Apache-2.0); both recipes stand in export/recipes/brief.toml. A stage whose result is there
+SmolLM2 (Apache-2.0), which is asked in its own chat template; both recipes stand in export/recipes/brief.toml. A stage whose result is there
 is passed over. Run it in a checkout's root.
 """
 
@@ -25,8 +25,7 @@ ADAPTER: Final = Path("models/brief")
 SEED: Final = 1
 DOLLY_ROWS, DOLLY_VALID = 700, 60
 LONGEST_QUESTION, LONGEST_ANSWER = 160, 240
-ALPHA: Final = 0.5
-"""The strength that was best by NLL on all three bases (export/README.md)."""
+CONTEXT: Final = 512
 
 
 def make(runs: Path, say: Say) -> None:
@@ -71,11 +70,11 @@ def stages(runs: Path, place: Path) -> Iterator[Stage]:
     both = f"--data {place}/train.jsonl --data {place}/valid.jsonl"
     yield Stage(pretrained, f"pretrain --config {RECIPE} --text {runs}/pretrain.jsonl --resume "
                 f"-o {pretrained}")  # fmt: skip
-    yield Stage(answers / "table.json", f"record --template {gguf('smollm2')} {both} --turns last "
-                f"--init {pretrained} --resume -o {answers}")  # fmt: skip
+    yield Stage(answers / "table.json", f"record --template {gguf('smollm2')} --template-prompt gguf "
+                f"{both} --turns last --init {pretrained} --resume -o {answers}")  # fmt: skip
     yield Stage(delta, f"train --config {RECIPE} --answers {answers} --init {pretrained} "
                 f"--data {place}/train.jsonl --valid {place}/valid.jsonl --resume -o {delta}"
                 )  # fmt: skip
     yield Stage(ADAPTER, f"export {delta} --template {gguf('smollm2')} --data {place}/valid.jsonl "
-                f"--precision int8 --precision fp16 --name brief --alpha {ALPHA} "
+                f"--precision int8 --precision fp16 --name brief --context {CONTEXT} "
                 f"--license Apache-2.0 -o {ADAPTER}")  # fmt: skip

@@ -173,9 +173,8 @@ def delta_stages(chosen: Chosen, task: str, templates: str, seed: int) -> Iterat
 
 def _asked_as(name: str) -> str:
     """A template is asked as the runner asks it: in its own chat template, if it has one."""
-    return (
-        "gguf" if "tokenizer.chat_template" in base_header.read(gguf(name)).metadata else "adapter"
-    )
+    metadata = base_header.read(gguf(name)).metadata
+    return "gguf" if "tokenizer.chat_template" in metadata else "adapter"
 
 
 def rival_stages(chosen: Chosen, task: str, bases: Sequence[str]) -> Iterator[Stage]:

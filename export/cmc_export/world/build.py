@@ -75,17 +75,20 @@ def make_adapter(name: str, say: Say) -> None:
     training.train(recipe)
     trial, asked = RUNS / f"{name}.adapter", RUNS / "world/validation.jsonl"
     if not trial.is_dir():
-        adapter_export.export(recipe.output, trial, _choices(1.0), data=asked, report=say)
+        adapter_export.export(recipe.output, trial, _choices(name, 1.0), data=asked, report=say)
     alpha = strength.choose(name, trial, say)
-    adapter_export.export(recipe.output, MODELS / name, _choices(alpha), data=asked, report=say)
+    adapter_export.export(
+        recipe.output, MODELS / name, _choices(name, alpha), data=asked, report=say
+    )
 
 
-def _choices(alpha: float) -> Choices:
+def _choices(name: str, alpha: float) -> Choices:
+    """`forget` ships without fp32: what is bundled has to stay small."""
     return Choices(
         alpha=alpha,
         license="Apache-2.0",
         template=MODELS / "template",
-        precisions=("fp32", "int8", "fp16"),
+        precisions=("int8", "fp16") if name == "forget" else ("fp32", "int8", "fp16"),
     )
 
 
