@@ -3,8 +3,9 @@
     texts.py -> pretrain -> brief's data -> SmolLM2's answers -> train -> export to models/brief
 
 It learns from rasbt's training part (Apache-2.0) and Dolly's short answers (CC BY-SA), beside
-SmolLM2 (Apache-2.0), which is asked in its own chat template; both recipes stand in export/recipes/brief.toml. A stage whose result is there
-is passed over. Run it in a checkout's root.
+SmolLM2 (Apache-2.0), which is asked in its own chat template; both recipes stand in
+export/recipes/brief.toml. A stage whose result is there is passed over. Run it in a checkout's
+root.
 """
 
 from __future__ import annotations
@@ -67,14 +68,23 @@ def dolly_rows() -> Iterator[data.Record]:
 def stages(runs: Path, place: Path) -> Iterator[Stage]:
     """The commands; the recipe's paths are those of runs/real."""
     pretrained, answers, delta = runs / "pretrained", place / "answers", place / "delta"
-    both = f"--data {place}/train.jsonl --data {place}/valid.jsonl"
-    yield Stage(pretrained, f"pretrain --config {RECIPE} --text {runs}/pretrain.jsonl --resume "
-                f"-o {pretrained}")  # fmt: skip
-    yield Stage(answers / "table.json", f"record --template {gguf('smollm2')} --template-prompt gguf "
-                f"{both} --turns last --init {pretrained} --resume -o {answers}")  # fmt: skip
-    yield Stage(delta, f"train --config {RECIPE} --answers {answers} --init {pretrained} "
-                f"--data {place}/train.jsonl --valid {place}/valid.jsonl --resume -o {delta}"
-                )  # fmt: skip
-    yield Stage(ADAPTER, f"export {delta} --template {gguf('smollm2')} --data {place}/valid.jsonl "
-                f"--precision int8 --precision fp16 --name brief --context {CONTEXT} "
-                f"--license Apache-2.0 -o {ADAPTER}")  # fmt: skip
+    train, valid, template = place / "train.jsonl", place / "valid.jsonl", gguf("smollm2")
+    yield Stage(
+        pretrained,
+        f"pretrain --config {RECIPE} --text {runs}/pretrain.jsonl --resume -o {pretrained}",
+    )
+    yield Stage(
+        answers / "table.json",
+        f"record --template {template} --template-prompt gguf --data {train} --data {valid} "
+        f"--turns last --init {pretrained} --resume -o {answers}",
+    )
+    yield Stage(
+        delta,
+        f"train --config {RECIPE} --answers {answers} --init {pretrained} --data {train} "
+        f"--valid {valid} --resume -o {delta}",
+    )
+    yield Stage(
+        ADAPTER,
+        f"export {delta} --template {template} --data {valid} --precision int8 --precision fp16 "
+        f"--name brief --context {CONTEXT} --license Apache-2.0 -o {ADAPTER}",
+    )
