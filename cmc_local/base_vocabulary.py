@@ -116,9 +116,9 @@ def _vocabulary(vocab: Any, path: Path, listed: _Listed) -> Vocabulary:
     for token in {*_doubtful(listed), *ends}:
         names[token], tokens[token], roles[token] = _asked(vocab, token, text_of)
     # One token for both ends counts as EOS.
-    for token, role in ((bos_id, Role.BOS), (eos_id, Role.EOS)):
-        if token is not None:
-            tokens[token], roles[token] = b"", role
+    for end, role in ((bos_id, Role.BOS), (eos_id, Role.EOS)):
+        if end is not None:
+            tokens[end], roles[end] = b"", role
     return Vocabulary(tuple(tokens), roles, tuple(names), eos_id, bos_id)
 
 
