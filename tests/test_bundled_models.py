@@ -124,7 +124,7 @@ def test_everything_together_is_small() -> None:
 def test_adapters_are_whole_and_have_cards(name: str) -> None:
     one = adapter.load(MODELS / name)
     assert one.settings.name == name
-    assert {"int8", "fp16"} <= set(one.precisions)
+    assert "int8" in one.precisions
     assert one.settings.license == "Apache-2.0"
     card = one.read("README.md").decode()
     assert name in card

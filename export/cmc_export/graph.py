@@ -14,7 +14,7 @@ How a matrix is stored and multiplied is the affair of a `Storage`: the two here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,12 +114,14 @@ class _Writer:
         nodes, model = self._nodes, self._model.model
         table, head = self._tables()
         x = table.embed(nodes, "input_ids")
-        normed = self._first_norm(x, model.layers[0].input_layernorm)
-        after = [*(layer.input_layernorm for layer in model.layers[1:]), model.norm]
-        for i, (layer, norm) in enumerate(zip(model.layers, after, strict=True)):
+        norms = [self._norm(f"layer_{i}_norm", one.input_layernorm) for i, one in self._layers()]
+        norms.append(self._norm("norm", model.norm))
+        normed = self._first_norm(x, norms[0])
+        for i, layer in self._layers():
             mixed = self._attention(i, layer.self_attn, normed)
-            normed, x = self._add_and_norm(x, mixed, layer.post_attention_layernorm)
-            normed, x = self._add_and_norm(x, self._mlp(i, layer.mlp, normed), norm)
+            between = self._norm(f"layer_{i}_mlp_norm", layer.post_attention_layernorm)
+            normed, x = self._add_and_norm(x, mixed, between)
+            normed, x = self._add_and_norm(x, self._mlp(i, layer.mlp, normed), norms[i + 1])
         # Gathered before the head, which is most of a small delta's arithmetic.
         kept = nodes.add("Gather", normed, "logit_positions", axis=1)
         logits = head.logits(nodes, kept)
@@ -138,7 +140,10 @@ class _Writer:
             return table, table
         return table, self._storage.table(self._nodes, "head", _floats(head))
 
-    def _first_norm(self, x: str, norm: nn.Module) -> str:
+    def _layers(self) -> Iterator[tuple[int, nn.Module]]:
+        return enumerate(self._model.model.layers)
+
+    def _first_norm(self, x: str, weight: str) -> str:
         """RMS norm, in the standard operators that ONNX Runtime fuses to one."""
         nodes, half = self._nodes, self._storage.dtype is not np.float32
         wide = nodes.add("Cast", x, to=nodes.type_number(np.float32)) if half else x
@@ -148,21 +153,21 @@ class _Writer:
         scaled = nodes.add("Div", wide, root)
         if half:
             scaled = nodes.add("Cast", scaled, to=nodes.type_number(self._storage.dtype))
-        return nodes.add("Mul", scaled, self._norm_weight(norm))
+        return nodes.add("Mul", scaled, weight)
 
-    def _add_and_norm(self, x: str, more: str, norm: nn.Module) -> tuple[str, str]:
+    def _add_and_norm(self, x: str, more: str, weight: str) -> tuple[str, str]:
         """(norm of x + more, x + more)."""
         return self._nodes.add_two(
             "SkipSimplifiedLayerNormalization",
-            (x, more, self._norm_weight(norm)),
+            (x, more, weight),
             places=(0, 3),
             domain=OWN,
             epsilon=self._epsilon,
         )
 
-    def _norm_weight(self, norm: nn.Module) -> str:
-        weight = _floats(norm.weight).astype(self._storage.dtype)
-        return self._nodes.weight("norm", weight)
+    def _norm(self, name: str, norm: nn.Module) -> str:
+        """The weight of an RMS norm, by its name."""
+        return self._nodes.weight(name, _floats(norm.weight).astype(self._storage.dtype))
 
     def _attention(self, i: int, attention: nn.Module, x: str) -> str:
         """GroupQueryAttention over packed Q, K, V; it rotates, and writes the cache in place."""

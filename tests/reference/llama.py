@@ -153,6 +153,8 @@ def from_onnx(path: Path, *, heads: int, kv_heads: int, theta: float = 10000.0) 
     """The delta whose fp32 graph this is; of the file only the weights and epsilon are used."""
     graph = onnx.load(path, load_external_data=False).graph
     found = {entry.name: _double(numpy_helper.to_array(entry)) for entry in graph.initializer}
+    if "norm" in found:
+        found = _former_names(found)
     weights = {"norm": found["norm.weight"], "head": found["head.weight"]}
     weights["embed"] = found.get("table.weight", found["head.weight"])
     layers = sum(name.endswith("before_mlp.weight") for name in found)
@@ -180,6 +182,26 @@ def from_onnx(path: Path, *, heads: int, kv_heads: int, theta: float = 10000.0) 
     scalars = {float(value) for value in found.values() if value.numel() == 1}
     (epsilon,) = (value for value in scalars if 0 < value < 0.1)
     return Llama(weights, layers, heads, kv_heads, head_dim, epsilon, theta)
+
+
+def _former_names(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights by the names that graphs had before they were written node by node.
+
+    The bundled world's adapters have those.
+    """
+    names = {"norm": "norm.weight", "table": "table.weight", "head": "head.weight"}
+    renamed = {names.get(name, name): tensor for name, tensor in found.items()}
+    renamed.setdefault("head.weight", renamed["table.weight"])
+    for i in range(sum(name.endswith("_qkv") for name in found)):
+        old, new = f"layer_{i}_", f"layers.{i}."
+        renamed[f"{new}before_attention.weight"] = found[f"{old}norm"]
+        renamed[f"{new}before_mlp.weight"] = found[f"{old}mlp_norm"]
+        renamed[f"{new}attention.qkv.product.weight"] = found[f"{old}qkv"]
+        renamed[f"{new}attention.out.product.weight"] = found[f"{old}out"]
+        gate_up = torch.cat([found[f"{old}gate"], found[f"{old}up"]], dim=1)
+        renamed[f"{new}mlp.gate_up.product.weight"] = gate_up
+        renamed[f"{new}mlp.down.product.weight"] = found[f"{old}down"]
+    return renamed
 
 
 def from_folder(folder: Path, config: Mapping[str, object]) -> Llama:

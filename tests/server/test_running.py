@@ -94,7 +94,7 @@ def server(bundled_models: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def lasting(bundled_models: Path) -> Iterator[Server]:
     """One for all tests that leave it as it is."""
-    one = Server("--parallel", "2", "--context", "4096")
+    one = Server("--gguf", "larger", "--parallel", "2", "--context", "4096")
     one.until("ok")
     yield one
     one.close()

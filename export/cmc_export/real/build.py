@@ -20,9 +20,8 @@ from typing import Final
 from cmc_export.answers import TABLE
 from cmc_export.real import data, forgetting, table, texts
 from cmc_export.real.measure import Sizes, measure_words
-from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell, TaskPlace, gguf
+from cmc_export.real.places import MODELS, RUNS, TEMPLATES, WITHOUT_TEMPLATE, Cell, TaskPlace, gguf
 from cmc_export.stages import Say, Stage, run
-from cmc_local import base_header
 from cmc_local.errors import InputError, TrainingError, UsageError
 
 ALL_TASKS: Final = (*data.MAKERS, "forget")
@@ -173,8 +172,7 @@ def delta_stages(chosen: Chosen, task: str, templates: str, seed: int) -> Iterat
 
 def _asked_as(name: str) -> str:
     """A template is asked as the runner asks it: in its own chat template, if it has one."""
-    metadata = base_header.read(gguf(name)).metadata
-    return "gguf" if "tokenizer.chat_template" in metadata else "adapter"
+    return "adapter" if name in WITHOUT_TEMPLATE else "gguf"
 
 
 def rival_stages(chosen: Chosen, task: str, bases: Sequence[str]) -> Iterator[Stage]:

@@ -26,6 +26,8 @@ MODELS: Final[Mapping[str, str]] = {
     "qwen25": "qwen25-coder-0.5b-instruct-q4_k_m.gguf",
 }
 """File names of the real models; `CMC_REAL` names the folder that holds them."""
+WITHOUT_TEMPLATE: Final = ("gemma3",)
+"""A base model, whose GGUF has no chat template: it is asked in the delta's form."""
 FULL_NAMES: Final[Mapping[str, str]] = {
     "smollm2": "SmolLM2-135M-Instruct",
     "gemma3": "Gemma 3 270M",

@@ -83,12 +83,12 @@ def make_adapter(name: str, say: Say) -> None:
 
 
 def _choices(name: str, alpha: float) -> Choices:
-    """`forget` ships without fp32: what is bundled has to stay small."""
+    """`forget` ships without fp16, the GPU's: what is bundled has to stay small."""
     return Choices(
         alpha=alpha,
         license="Apache-2.0",
         template=MODELS / "template",
-        precisions=("int8", "fp16") if name == "forget" else ("fp32", "int8", "fp16"),
+        precisions=("fp32", "int8") if name == "forget" else ("fp32", "int8", "fp16"),
     )
 
 
