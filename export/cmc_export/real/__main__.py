@@ -6,6 +6,7 @@
     measure   the chosen cells, in this process
     table     runs/real/report.html and table.md, of all results that are there
     docs      the same table as a page of the documentation, docs/real.md
+    kinds     loss by kind of token and by map on `short`, and trials: runs/real/kinds/table.md
 
 All can be stopped and started at will.
 """
@@ -17,13 +18,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmc_export.real import data, forgetting, measure, table
+from cmc_export.real import data, forgetting, kind_report, measure, table
 from cmc_export.real.build import ALL_ARMS, ALL_TASKS, Chosen, make_all
 from cmc_export.real.measure import Sizes
 from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell
 from cmc_local.errors import CmcError, UsageError
 
-WHAT = ("run", "data", "known", "measure", "table", "docs")
+WHAT = ("run", "data", "known", "measure", "table", "docs", "kinds")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +58,9 @@ def _do(given: argparse.Namespace, chosen: Chosen) -> None:
                 measure.measure(cell, chosen.runs, chosen.sizes, _say)
     elif given.what == "table":
         table.write(chosen.runs, _say)
+    elif given.what == "kinds":
+        one_each = [name for name in chosen.templates if name != "both"]
+        kind_report.write(chosen.bases, one_each, chosen.runs, chosen.sizes.threads, _say)
     else:
         table.write_docs(chosen.runs, Path("docs/real.md"), _say)
 
