@@ -28,7 +28,10 @@ from cmc_export.real.kind_trials import (
     classes_of,
     even,
     first_piece,
+    gated,
     less_the_mean,
+    sure_delta,
+    unsure_base,
     without,
 )
 from cmc_export.real.kinds import (
@@ -163,6 +166,19 @@ def test_log_ratios_do_not_know_the_deltas_constant() -> None:
 def test_every_base_token_has_a_class() -> None:
     words = vocabulary(b" Par", b"is", b" is", b"7", b".", b"\n", b"")
     assert classes_of(words).tolist() == [END, WORDS, INSIDES, WORDS, DIGITS, MARKS, MARKS, MARKS]
+
+
+def test_a_gate_knows_how_sure_both_are() -> None:
+    assert unsure_base(place()) == pytest.approx(3 / 4)
+    assert sure_delta(place()) == pytest.approx(1 / 2)
+
+
+def test_a_gate_rounds_to_quarters_and_leaves_the_end_its_mass() -> None:
+    assert gated(lambda _: 0.9)(place()) == pytest.approx(default(1.0)(place()))
+    assert gated(lambda _: 0.6)(place()) == pytest.approx(default(0.5)(place()))
+    ends = np.array([0, 1, 0, 0])  # the shifted token ends a reply: 3 of 6 at strength 1
+    assert gated(lambda _: 0.0, ends)(place(1)) == pytest.approx(np.log(2))
+    assert gated(lambda _: 0.0, ends)(place(2)) == pytest.approx(np.log(2 * 3))
 
 
 # --- the delta asked ahead -----------------------------------------------------------------------

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cmc_export.real import kind_trials
 from cmc_export.real.data import read_records
-from cmc_export.real.kinds import DEFAULT, Ids, Kind, answer_kinds, map_ways
+from cmc_export.real.kinds import ALPHAS, DEFAULT, Ids, Kind, answer_kinds, map_ways
 from cmc_export.real.places import BESIDE, FULL_NAMES, TaskPlace, gguf
 from cmc_local.errors import InputError
 from cmc_local.evaluate.journal import Journal, fingerprint
@@ -28,7 +28,7 @@ from cmc_local.settings import Limits
 from cmc_local.steered import SteeredModel
 
 CONTEXT: Final = 2048
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the journal: raise it when a way changes."""
 MAPS: Final = (
     "plain",
@@ -130,14 +130,15 @@ def write(
 
 
 def trials(costs: Costs) -> str:
-    """Markdown: what each trial costs, and how much less than the better strength, 0.5 or 1."""
-    best = min((DEFAULT, "alpha 0.5"), key=costs.mean)
+    """Markdown: what each trial costs, less the default at strength 1 and less the best one."""
+    best = min((DEFAULT, *(f"alpha {one:g}" for one in ALPHAS)), key=costs.mean)
     rows = [
-        [name, f"{costs.mean(name):.3f}", interval_text(*costs.difference(name, best))]
+        [name, f"{costs.mean(name):.3f}"]
+        + [interval_text(*costs.difference(name, other)) for other in (DEFAULT, best)]
         for name in costs.ways
         if name not in MAPS
     ]
-    return markdown(["trial", "nats a token", f"less {best}"], rows)
+    return markdown(["trial", "nats a token", f"less {DEFAULT}", f"less {best}"], rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@
     digits    no shift, or half of it, for base tokens that are digits
     by class  the strength of the shift on how much mass a class of tokens has (words, insides,
               digits, marks, the end), and another strength on the choice within the class
+    gates     a strength for each position, by how sure the base or the delta is
 
 What a later piece says is its log-softmax, log p(piece | pieces before it): the delta's logits are
 free up to a constant at each position, so they cannot be added up as they are. As they are always
@@ -22,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_export.real.kinds import Ask, Ids, Kind, Place, Way, kind, logsumexp, maps, nats
+from cmc_export.real.kinds import Ask, Ids, Kind, Place, Way, default, kind, logsumexp, maps, nats
 from cmc_local.alignment import Aligner, DeltaPrompt, edit_between
 from cmc_local.control import Logits, MappedShift, Offer, Shift, add_shifts
 from cmc_local.loaded_adapter import LoadedAdapter
@@ -39,7 +40,12 @@ WORDS, INSIDES, DIGITS, MARKS, END = range(5)
 def trial_ways(base: Vocabulary, loaded: LoadedAdapter) -> dict[str, Way]:
     """Every trial, by what it is called in the table."""
     classes = classes_of(base)
-    return {**_ahead_ways(), **_digit_ways(base, loaded, classes), **_class_ways(classes)}
+    return {
+        **_ahead_ways(),
+        **_digit_ways(base, loaded, classes),
+        **_class_ways(base, loaded, classes),
+        **_gate_ways(classes),
+    }
 
 
 # --- the delta asked ahead -----------------------------------------------------------------------
@@ -151,7 +157,8 @@ def _ahead(change: Change) -> Way:
         if ask is None:
             raise RuntimeError("nobody asks this delta ahead")
         asked: Asked = place.once("asked", lambda: ask(place.logits))
-        return changed_nats(place, asked.ids, change(place, asked))
+        added = change(place, asked) if len(asked.ids) else asked.later
+        return changed_nats(place, asked.ids, added)
 
     return way
 
@@ -204,7 +211,6 @@ def _digit_ways(base: Vocabulary, loaded: LoadedAdapter, classes: Ids) -> dict[s
     return {
         "digits: no shift": way,
         "digits: chosen by the base": by_class(classes, 1.0, {DIGITS: 0.0}),
-        "digits: chosen at 0.5": by_class(classes, 1.0, {DIGITS: 0.5}),
     }
 
 
@@ -217,12 +223,17 @@ def by_class(classes: Ids, mass: float, inside: Mapping[int, float]) -> Way:
 
     def way(place: Place) -> float:
         own = int(classes[place.targets[0]])
-        alpha = inside.get(own, mass)
-        chosen = logsumexp(place.row(alpha)[place.targets])
-        within = _class_masses(place, alpha, classes)[own] - chosen
-        return float(within + place.total(mass) - _class_masses(place, mass, classes)[own])
+        return _class_nats(place, classes, mass, inside.get(own, mass))
 
     return way
+
+
+def _class_nats(place: Place, classes: Ids, mass: float, alpha: float) -> float:
+    """What a place's token costs: its class at the strength `mass`, within it at `alpha`."""
+    own = int(classes[place.targets[0]])
+    chosen = logsumexp(place.row(alpha)[place.targets])
+    within = _class_masses(place, alpha, classes)[own] - chosen
+    return float(within + place.total(mass) - _class_masses(place, mass, classes)[own])
 
 
 def _class_masses(place: Place, alpha: float, classes: Ids) -> NDArray[np.float64]:
@@ -249,18 +260,69 @@ def by_ratio(strengths: NDArray[np.float32]) -> Way:
     return way
 
 
-def _class_ways(classes: Ids) -> dict[str, Way]:
-    ends = (classes == END).astype(np.intp)  # two classes: the end and all else
-    half = {WORDS: 0.5, INSIDES: 0.5}
-    strengths = np.where(np.isin(classes, (WORDS, INSIDES, DIGITS)), 0.5, 1.0).astype(np.float32)
+def _class_ways(base: Vocabulary, loaded: LoadedAdapter, classes: Ids) -> dict[str, Way]:
+    ends = _ends(classes)
+    matches = maps(base, loaded)[0].matches
     return {
-        "classes at 1, words at 0.5": by_class(classes, 1.0, half),
-        "classes at 1, words at 0.75": by_class(classes, 1.0, dict.fromkeys(half, 0.75)),
-        "classes at 1, beginnings at 0.5": by_class(classes, 1.0, {WORDS: 0.5}),
-        "classes at 1, insides at 0.5": by_class(classes, 1.0, {INSIDES: 0.5}),
+        "classes at 1, words at 0.5": by_class(classes, 1.0, {WORDS: 0.5, INSIDES: 0.5}),
         "classes at 1, all within at 0.5": by_class(classes, 1.0, dict.fromkeys(range(5), 0.5)),
         "classes at 0.5, all within at 1": by_class(classes, 0.5, dict.fromkeys(range(5), 1.0)),
+        "end at 1, all else at 0.25": by_class(ends, 1.0, {0: 0.25}),
         "end at 1, all else at 0.5": by_class(ends, 1.0, {0: 0.5}),
+        "end at 1, all else plain": by_class(ends, 1.0, {0: 0.0}),
         "end at 0.5, all else at 1": by_class(ends, 0.5, {0: 1.0}),
-        "log-ratios, words at 0.5": by_ratio(strengths),
+        "log-ratios, words at 0.5": by_ratio(_halved(np.isin(classes, (WORDS, INSIDES, DIGITS)))),
+        "log-ratios, near matches at 0.5": by_ratio(_halved(matches == Match.NEAR)),
+        "log-ratios, near matches at 0.25, all else at 0.5": by_ratio(
+            _halved(matches == Match.NEAR) / 2
+        ),
+    }
+
+
+def _ends(classes: Ids) -> Ids:
+    """Two classes: the end and all else."""
+    return (classes == END).astype(np.intp)
+
+
+def _halved(chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return np.where(chosen, np.float32(0.5), np.float32(1.0))
+
+
+# --- gates ---------------------------------------------------------------------------------------
+
+Gate = Callable[[Place], float]
+"""A place's strength, from 0 to 1."""
+
+
+def unsure_base(place: Place) -> float:
+    """1 less the probability of the base's likeliest token: where it is sure, leave it alone."""
+    return 1 - float(np.exp(float(place.logits.max()) - place.total(0.0)))
+
+
+def sure_delta(place: Place) -> float:
+    """The probability of the delta's likeliest token."""
+    row = place.shift.row
+    return float(np.exp(float(row.max()) - logsumexp(row)))
+
+
+def gated(gate: Gate, ends: Ids | None = None) -> Way:
+    """The gate's strength, to the nearest quarter; with `ends` the end's mass is at strength 1."""
+
+    def way(place: Place) -> float:
+        alpha = round(4 * gate(place)) / 4
+        return default(alpha)(place) if ends is None else _class_nats(place, ends, 1.0, alpha)
+
+    return way
+
+
+def _gate_ways(classes: Ids) -> dict[str, Way]:
+    ends = _ends(classes)
+    gates: dict[str, Gate] = {
+        "unsure base": unsure_base,
+        "sure delta": sure_delta,
+        "both": lambda place: unsure_base(place) * sure_delta(place),
+    }
+    return {
+        **{f"gate, {name}": gated(gate) for name, gate in gates.items()},
+        **{f"gate, {name}, end at 1": gated(gate, ends) for name, gate in gates.items()},
     }

@@ -146,13 +146,13 @@ def default(alpha: float) -> Way:
     return lambda place: place.total(alpha) - logsumexp(place.row(alpha)[place.targets])
 
 
-def through(mapped: MappedShift, *, join: bool) -> Way:
-    """By another map, with mid-token offers or without, at alpha 1."""
+def through(mapped: MappedShift, *, join: bool, alpha: float = 1.0) -> Way:
+    """By another map, with mid-token offers or without."""
 
     def way(place: Place) -> float:
         row = place.logits.copy()
         offers = place.shift.offers if join else ()
-        add_shifts(row, [Shift(mapped, place.shift.row, 1.0, offers)])
+        add_shifts(row, [Shift(mapped, place.shift.row, alpha, offers)])
         return nats(row, place.targets)
 
     return way
@@ -186,7 +186,7 @@ def maps(base: Vocabulary, loaded: LoadedAdapter) -> tuple[TokenMap, TokenMap]:
 
 DEFAULT: Final = "default"
 """first-piece, mid-token offers, alpha 1: the way that the others are compared with."""
-ALPHAS: Final = (0.5, 0.75)
+ALPHAS: Final = (0.25, 0.5, 0.75)
 
 
 def map_ways(base: Vocabulary, loaded: LoadedAdapter) -> dict[str, Way]:
@@ -199,6 +199,7 @@ def map_ways(base: Vocabulary, loaded: LoadedAdapter) -> dict[str, Way]:
         found[f"{name}, off"] = through(mapped, join=False)
         if name != "first-piece":
             found[f"{name}, join"] = through(mapped, join=True)
+            found[f"{name}, join, alpha 0.5"] = through(mapped, join=True, alpha=0.5)
     return {**found, DEFAULT: default(1.0), **{f"alpha {one:g}": default(one) for one in ALPHAS}}
 
 
