@@ -4,10 +4,10 @@
     data      the tasks' data alone
     known     which facts a base knows, for the task `forget`
     measure   the chosen cells, in this process
-    kinds     the loss by kind of token, under every way to carry the chosen deltas' shift over
     table     runs/real/report.html and table.md, of all results that are there
     brief     the adapter that ships as models/brief
     docs      the same table as a page of the documentation, docs/real.md
+    kinds     loss by kind of token and by map on `short`, and trials: runs/real/kinds/table.md
 
 All can be stopped and started at will.
 """
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmc_export.real import brief, data, forgetting, kinds, measure, table
+from cmc_export.real import brief, data, forgetting, kind_report, measure, table
 from cmc_export.real.build import ALL_ARMS, ALL_TASKS, Chosen, make_all
 from cmc_export.real.measure import Sizes
 from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell
@@ -59,12 +59,11 @@ def _do(given: argparse.Namespace, chosen: Chosen) -> None:
                 forgetting.measure(cell, chosen.runs, chosen.sizes, _say)
             else:
                 measure.measure(cell, chosen.runs, chosen.sizes, _say)
-    elif given.what == "kinds":
-        for cell in cells(chosen, given.arms):
-            _say(f"{cell.task} on {cell.base}: {cell.arm}")
-            kinds.measure(cell, chosen.runs, chosen.sizes, _say)
     elif given.what == "table":
         table.write(chosen.runs, _say)
+    elif given.what == "kinds":
+        one_each = [name for name in chosen.templates if name != "both"]
+        kind_report.write(chosen.bases, one_each, chosen.runs, chosen.sizes.threads, _say)
     else:
         table.write_docs(chosen.runs, Path("docs/real.md"), _say)
 
@@ -96,7 +95,7 @@ def _chosen(given: argparse.Namespace) -> Chosen:
             raise UsageError(f"--arms {arm}: choose some of {', '.join(ALL_ARMS)}")
         plain_arms.append(name)
     if not given.arms:
-        given.arms = {"measure": list(ALL_ARMS), "kinds": ["delta"]}.get(given.what, [])
+        given.arms = list(ALL_ARMS) if given.what == "measure" else []
     sizes = measure.smaller(
         Sizes(),
         test=given.test,

@@ -1,212 +1,259 @@
-"""Where a shift gets lost between vocabularies: the loss of held-out answers by kind of token.
+"""Loss by kind of token: where the delta's shift helps a real base, and what each map adds to it.
 
-    settings   plain        the base alone
-               exact        shifts for tokens of the same text (and role) alone, the rest filled
-               pm-mined     the paper's map
-               first-piece  with the second stage
-               mid-token    and with shifts inside a delta token: the default
-    kinds      beginning, inside (of a word), digits, name (any part of a capitalised word that
-               begins no sentence), punctuation, end (the token that ends the reply)
+    held-out answers --> SteeredModel.passage --> base logits, each delta's row and offers
+                                                        |  once for all ways
+    a kind for each token of an answer  <---------------+--> nats of the token in each *way*
 
-The same tokens are scored under each setting, so the rows of a table can be compared; different
-bases cut a text differently, so their tables cannot.
+A way is a strength, a map and whether mid-token offers count, or one of the trials of
+kind_trials.py. Rows are shifted by the runner's own `add_shifts`, so that what is measured is what
+runs. The end of an answer counts as one more token: the mass of all tokens that end a reply.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import repeat
+from typing import Any, Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cmc_export.real import prompting
-from cmc_export.real.data import Record, read_records
-from cmc_export.real.measure import CONTEXT, Sizes
-from cmc_export.real.places import BESIDE, FULL_NAMES, Cell, TaskPlace, gguf
 from cmc_local import token_map
-from cmc_local.control import MappedShift
-from cmc_local.errors import UsageError
-from cmc_local.evaluate.journal import Journal, fingerprint, journal_path
-from cmc_local.evaluate.results import spread
-from cmc_local.evaluate.whole_file import write_json
-from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
-from cmc_local.settings import Control, Limits
+from cmc_local.alignment import DeltaPrompt
+from cmc_local.control import Logits, MappedShift, Shift, add_shifts
+from cmc_local.loaded_adapter import LoadedAdapter
+from cmc_local.scoring import Passage
+from cmc_local.settings import Control
 from cmc_local.steered import SteeredModel
-from cmc_local.token_map import Match
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.token_map import Match, TokenMap
+from cmc_local.vocabulary import Role, Vocabulary
 
-KINDS: Final = ("beginning", "inside", "digits", "name", "punctuation", "end")
-_WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
-_SENTENCE_ENDS: Final = '.!?:\n"'
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One way to carry the shift over; `control` None is the plain base."""
-
-    name: str
-    control: Control | None
-    exact: bool = False
+Ids = NDArray[np.intp]
+Ask = Callable[[Logits], Any]
+"""A base's logits -> what the delta says of its likeliest tokens."""
+Known = TypeVar("Known")
 
 
-SETTINGS: Final = (
-    Setting("plain", None),
-    Setting("exact", Control(fallback="none", mid_token="off"), exact=True),
-    Setting("pm-mined", Control(fallback="none", mid_token="off")),
-    Setting("first-piece", Control(fallback="first-piece", mid_token="off")),
-    Setting("mid-token", Control()),
-)
+class Kind(StrEnum):
+    """What a token is in its answer."""
+
+    BEGINNING = "word beginnings"
+    INSIDE = "word insides"
+    DIGITS = "digits"
+    NAME = "names"
+    PUNCTUATION = "punctuation"
+    WHITESPACE = "whitespace"
+    END = "end of turn"
 
 
-def result_file(cell: Cell, runs: Path) -> Path:
-    """Where a base's losses by kind are."""
-    return runs / "kinds" / cell.task / f"{cell.base}.{cell.arm}.{cell.seed}.json"
+_IN_WORD: Final = re.compile(r"(?:\w|\w['\u2019])$")
+_SENTENCE_START: Final = re.compile(r"(?:^|[.!?:\n])[\s\"'\u201c\u2018(]*$")
 
 
-def measure(cell: Cell, runs: Path, sizes: Sizes, say: Callable[[str], None]) -> None:
-    """Score the test's answers under every setting, unless the result is there.
+def kind(text: bytes, before: str) -> Kind:
+    """The kind of a token with a text, given the answer before it.
 
-    UsageError for an arm without a delta.
+    A token's first character that is no space decides. Bytes within a character are word insides.
     """
-    if cell.templates is None or cell.task == "forget":
-        raise UsageError(f"kinds of {cell.arm} on {cell.task}: give a delta's arm, another task")
-    output = result_file(cell, runs)
-    if output.exists():
-        return
-    place = TaskPlace(runs, cell.task)
-    folder = place.adapter(cell.templates, cell.seed)
-    records = spread(read_records(place.data("test")), sizes.nll)
-    used = [gguf(cell.base), place.data("test"), folder / "adapter.json"]
-    settings = {
-        "cell": asdict(cell),
-        "nll": sizes.nll,
-        "files": {one.name: fingerprint(one) for one in used},
-    }
-    rows = []
-    with (
-        Journal(journal_path(output), settings) as journal,
-        SteeredModel.load(
-            gguf(cell.base), limits=Limits(context=CONTEXT), threads=sizes.threads or None
-        ) as model,
-    ):
-        for setting in SETTINGS:
-            name = _attach(model, folder, setting)
-            values = journal.values(setting.name, records, partial(losses, model))
-            if name is not None:
-                model.remove(name)
-            rows.append({"setting": setting.name, **by_kind(values)})
-            say(f"  {setting.name}: {rows[-1]['nll']}")
-    command = f"python -m cmc_export.real kinds --tasks {cell.task} --bases {cell.base}"
-    command += f" --arms {cell.arm} --seeds {cell.seed}"
-    write_json(output, {**asdict(cell), "command": command, "rows": rows})
+    said = text.decode("utf-8", "ignore")
+    shown = said.lstrip()
+    if not shown:
+        return Kind.WHITESPACE if said else Kind.INSIDE
+    if shown[0].isdigit():
+        return Kind.DIGITS
+    if not shown[0].isalpha():
+        return Kind.PUNCTUATION
+    if shown == said and _IN_WORD.search(before):
+        return Kind.INSIDE
+    if shown[0].isupper() and not _SENTENCE_START.search(before):
+        return Kind.NAME
+    return Kind.BEGINNING
 
 
-def _attach(model: SteeredModel, folder: Path, setting: Setting) -> str | None:
-    """Put the adapter on the base as the setting says; its name."""
-    if setting.control is None:
-        return None
-    base = model.base.vocabulary
-    loaded = AdapterLoader(base, setting.control)(folder)
-    return model.attach(_exact(loaded, base, setting.control) if setting.exact else loaded, 1.0)
-
-
-def _exact(loaded: LoadedAdapter, base: Vocabulary, control: Control) -> LoadedAdapter:
-    """The adapter with no shift for tokens that have no token of the same text or role."""
-    found = token_map.build(base, loaded.source.vocabulary, fallback="none")
-    same = (found.matches == Match.EXACT) | (found.matches == Match.ROLE)
-    only = replace(found, ids=np.where(same, found.ids, -1).astype(np.int32))
-    return replace(loaded, mapped=MappedShift(only, control))
-
-
-def losses(model: SteeredModel, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """For each record the nats and the kind of every token of its answer and of its end."""
-    vocabulary = model.base.vocabulary
-    has_template = model.base.chat_template is not None
-    for record in records:
-        (view,) = prompting.views([record["question"]], has_template=has_template)
-        asked, kind = list(view.messages), view.base_prompt
-        if model.adapters:
-            asked, kind = [{"role": "user", "content": record["question"]}], None
-        with model.passage(asked, record["answer"], base_prompt=kind) as passage:
-            tokens = list(passage.tokens)
-        end = [] if vocabulary.eos_id is None else [vocabulary.eos_id]
-        score = model.score(asked, [*tokens, *end], base_prompt=kind)
-        kinds = [*kinds_of([vocabulary.tokens[one] for one in tokens]), *(["end"] * len(end))]
-        yield {"nats": [-float(one) for one in score.logprobs], "kinds": kinds}
-
-
-def kinds_of(tokens: Sequence[bytes]) -> list[str]:
-    """The kind of each token of an answer.
-
-    >>> kinds_of([b"It", b" is", b" Mar", b"ia", b",", b" 1", b"7"])
-    ['beginning', 'beginning', 'name', 'name', 'punctuation', 'digits', 'digits']
-    """
-    text = b"".join(tokens).decode("utf-8", "replace")
-    words = [match.span() for match in _WORD.finditer(text)]
-    found, offset = [], 0
+def kinds_of(vocabulary: Vocabulary, tokens: Sequence[int]) -> list[Kind]:
+    """The kind of each token of an answer; one that ends a generation is its end."""
+    found, said = [], b""
     for token in tokens:
-        begin = len(b"".join(tokens)[:offset].decode("utf-8", "ignore"))
-        offset += len(token)
-        end = max(len(b"".join(tokens)[:offset].decode("utf-8", "ignore")), begin + 1)
-        place = next((i for i in range(begin, min(end, len(text))) if text[i].strip()), begin)
-        found.append(_kind(text, place, words))
+        text = vocabulary.tokens[token]
+        is_end = vocabulary.roles[token] == Role.EOS
+        found.append(Kind.END if is_end else kind(text, said.decode("utf-8", "ignore")))
+        said += text
     return found
 
 
-def _kind(text: str, place: int, words: Sequence[tuple[int, int]]) -> str:
-    """The kind of a token whose first character that is no space is at `place`."""
-    if text[place : place + 1].isdigit():
-        return "digits"
-    word = next((one for one in words if one[0] <= place < one[1]), None)
-    if word is None:
-        return "punctuation"
-    if text[word[0]].isupper() and not _begins_sentence(text, word[0]):
-        return "name"
-    return "beginning" if place == word[0] else "inside"
+# --- ways ----------------------------------------------------------------------------------------
 
 
-def _begins_sentence(text: str, place: int) -> bool:
-    before = text[:place].rstrip(" ")
-    return not before or before[-1] in _SENTENCE_ENDS
+@dataclass(eq=False)
+class Place:
+    """One position of an answer, before its token."""
+
+    logits: Logits
+    """(V_base,) float32, the base's own; not to be changed"""
+    shift: Shift
+    """The delta's row with its offers, by the default map."""
+    targets: Ids
+    """The base tokens whose mass is the answer's next token: one, or all that end a reply."""
+    ask: Ask | None = None
+    """Asks the delta ahead (kind_trials.py)."""
+    _rows: dict[float, Logits] = field(default_factory=dict)
+    _known: dict[Hashable, Any] = field(default_factory=dict)
+
+    def row(self, alpha: float) -> Logits:
+        """(V_base,) float32, the logits as they run by default at a strength; not to be changed."""
+        if alpha == 0:
+            return self.logits
+        if alpha not in self._rows:
+            row = self.logits.copy()
+            add_shifts(row, [replace(self.shift, alpha=alpha)])
+            self._rows[alpha] = row
+        return self._rows[alpha]
+
+    def total(self, alpha: float) -> float:
+        """log(sum(exp(row(alpha))))."""
+        return self.once(("total", alpha), lambda: logsumexp(self.row(alpha)))
+
+    def once(self, key: Hashable, find: Callable[[], Known]) -> Known:
+        """What several ways need of this place, found once."""
+        if key not in self._known:
+            self._known[key] = find()
+        found: Known = self._known[key]
+        return found
 
 
-def by_kind(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean nats a token, and how many tokens there are, of each kind and of all."""
-    nats: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for one in values:
-        for kind, loss in zip(one["kinds"], one["nats"], strict=True):
-            nats[kind].append(loss)
-    means = {kind: sum(some) / len(some) for kind, some in nats.items() if some}
-    every = [loss for some in nats.values() for loss in some]
-    return {
-        "nll": {**means, "all": sum(every) / len(every)},
-        "tokens": {kind: len(some) for kind, some in nats.items()},
+Way = Callable[[Place], float]
+"""The nats of a place's token."""
+
+
+def nats(row: Logits, targets: Ids) -> float:
+    """What the mass of the targets costs, in float64."""
+    return logsumexp(row) - logsumexp(row[targets])
+
+
+def logsumexp(row: NDArray[np.floating[Any]]) -> float:
+    """log(sum(exp(row))); -inf of nothing."""
+    if not len(row):
+        return -np.inf
+    top = row.max()
+    return float(top) + float(np.log(np.exp(row - top).sum(dtype=np.float64)))
+
+
+def default(alpha: float) -> Way:
+    """As it runs by default, at a strength; 0 is the plain base."""
+    return lambda place: place.total(alpha) - logsumexp(place.row(alpha)[place.targets])
+
+
+def through(mapped: MappedShift, *, join: bool, alpha: float = 1.0) -> Way:
+    """By another map, with mid-token offers or without."""
+
+    def way(place: Place) -> float:
+        row = place.logits.copy()
+        offers = place.shift.offers if join else ()
+        add_shifts(row, [Shift(mapped, place.shift.row, alpha, offers)])
+        return nats(row, place.targets)
+
+    return way
+
+
+def only(full: TokenMap, matches: Sequence[Match]) -> TokenMap:
+    """The map with these matches alone; the others have no counterpart."""
+    kept = np.isin(full.matches, np.array(matches, np.uint8))
+    return TokenMap(
+        np.where(kept, full.ids, -1).astype(np.int32),
+        np.where(kept, full.matches, Match.NONE).astype(np.uint8),
+        full.delta_size,
+    )
+
+
+def maps(base: Vocabulary, loaded: LoadedAdapter) -> tuple[TokenMap, TokenMap]:
+    """The default map and PM-MinED's."""
+    tokenizer = loaded.tokenizer
+    first, paper = (
+        token_map.load_or_build(
+            base,
+            loaded.source.vocabulary,
+            fallback=fallback,
+            encode=tokenizer.encode,
+            tokenizer_sha256=tokenizer.sha256,
+        )
+        for fallback in (Control().fallback, "none")
+    )
+    return first, paper
+
+
+DEFAULT: Final = "default"
+"""first-piece, mid-token offers, alpha 1: the way that the others are compared with."""
+ALPHAS: Final = (0.25, 0.5, 0.75)
+
+
+def map_ways(base: Vocabulary, loaded: LoadedAdapter) -> dict[str, Way]:
+    """Plain, every map with offers and without, and the default at smaller strengths."""
+    first, paper = maps(base, loaded)
+    exact = only(first, (Match.EXACT, Match.ROLE))
+    found: dict[str, Way] = {"plain": default(0.0)}
+    for name, one in (("exact", exact), ("PM-MinED", paper), ("first-piece", first)):
+        mapped = MappedShift(one, Control())
+        found[f"{name}, off"] = through(mapped, join=False)
+        if name != "first-piece":
+            found[f"{name}, join"] = through(mapped, join=True)
+            found[f"{name}, join, alpha 0.5"] = through(mapped, join=True, alpha=0.5)
+    return {**found, DEFAULT: default(1.0), **{f"alpha {one:g}": default(one) for one in ALPHAS}}
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+Follow = Callable[[DeltaPrompt, Sequence[bytes]], Iterator[Ask]]
+"""(a delta's prompt, the text's pieces) -> for each position what asks that delta ahead."""
+
+
+def answer_kinds(
+    model: SteeredModel,
+    talks: Sequence[tuple[str, str]],
+    ways: Mapping[str, Mapping[str, Way]],
+    follow: Mapping[str, Follow] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """For each (question, answer) its tokens' kinds and what they cost.
+
+    `ways` and `follow` are each adapter's, by its name in the model. A value holds `tokens`,
+    `kinds` and `nats`: adapter -> way -> a number for each token.
+    """
+    vocabulary = model.base.vocabulary
+    for question, answer in talks:
+        with model.passage(question, answer) as whole:
+            if vocabulary.eos_id is None:
+                passage = whole
+            else:
+                passage = replace(whole, tokens=[*whole.tokens, vocabulary.eos_id])
+            kinds = kinds_of(vocabulary, passage.tokens)
+            yield {
+                "tokens": list(passage.tokens),
+                "kinds": [str(one) for one in kinds],
+                "nats": _costs(passage, vocabulary, ways, follow or {}),
+            }
+
+
+def _costs(
+    passage: Passage,
+    vocabulary: Vocabulary,
+    ways: Mapping[str, Mapping[str, Way]],
+    follow: Mapping[str, Follow],
+) -> dict[str, dict[str, list[float]]]:
+    ends = np.flatnonzero(vocabulary.roles == Role.EOS)
+    pieces = [vocabulary.tokens[token] for token in passage.tokens[:-1]]
+    asking: dict[str, Iterator[Ask | None]] = {
+        name: follow[name](one.prompt, pieces) if name in follow else repeat(None)
+        for name, one in passage.active.items()
     }
-
-
-def markdown(runs: Path) -> str:
-    """A table for each measured base: a row a setting, a column a kind; "" without results."""
-    parts = []
-    for path in sorted((runs / "kinds").glob("*/*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        beside = BESIDE[document["arm"].removeprefix("delta-")]
-        counts = document["rows"][0]["tokens"]
-        shown = [kind for kind in KINDS if counts[kind]]
-        lines = [
-            f"### {document['task']}: {FULL_NAMES[document['base']]}, delta {beside}",
-            "",
-            "| nats a token | " + " | ".join(f"{k} ({counts[k]})" for k in shown) + " | all |",
-            "|---" + "|---:" * (len(shown) + 1) + "|",
-        ]
-        for row in document["rows"]:
-            cells = " | ".join(f"{row['nll'][kind]:.3f}" for kind in (*shown, "all"))
-            lines.append(f"| {row['setting']} | {cells} |")
-        parts.append("\n".join([*lines, "", f"`{document['command']}`"]))
-    if not parts:
-        return ""
-    return "\n\n".join(["## Across vocabularies: the loss by kind of token", *parts]) + "\n"
+    costs: dict[str, dict[str, list[float]]] = {
+        name: {way: [] for way in some} for name, some in ways.items()
+    }
+    for token, (logits, shifts) in zip(passage.tokens, passage.positions(), strict=True):
+        targets = ends if token in ends else np.array([token])
+        for name, shift in zip(passage.active, shifts, strict=True):
+            place = Place(logits, shift, targets, next(asking[name]))
+            for way, cost in ways[name].items():
+                costs[name][way].append(cost(place))
+    return costs

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import Final
 
-from cmc_export.real import kinds, results
+from cmc_export.real import results
 from cmc_export.real.results import METRIC_NAMES, TITLES, Line
 from cmc_export.real.statistics import DRAWS, LEVEL
 from cmc_local import __version__
@@ -40,7 +40,7 @@ def write(runs: Path, say: Say) -> None:
     if not made:
         say("no results yet")
         return
-    write_text(runs / "table.md", markdown(made) + _kinds(runs))
+    write_text(runs / "table.md", markdown(made))
     write_text(runs / "report.html", page(made))
     say(f"{runs / 'report.html'}: {len(made)} lines")
 
@@ -50,13 +50,8 @@ def write_docs(runs: Path, target: Path, say: Say) -> None:
     made = results.lines(results.outcomes(results.read(runs)))
     if not made:
         raise DataError(f"no results in {runs}: run `python -m cmc_export.real` first")
-    write_text(target, f"# Real models\n\n{markdown(made)}{_kinds(runs)}")
+    write_text(target, f"# Real models\n\n{markdown(made)}")
     say(f"{target}: {len(made)} lines")
-
-
-def _kinds(runs: Path) -> str:
-    found = kinds.markdown(runs)
-    return f"\n{found}" if found else ""
 
 
 def markdown(made: Sequence[Line]) -> str:
