@@ -6,7 +6,7 @@ Knows file names only; whoever opens a file checks it. The folder holds
     template/                                  the template again, a Hugging Face folder to train on
     instruct/  forget/                         adapters for them
     world/                                     the small world that all of them know, as JSONL
-    brief/                                     an adapter for any model: short, direct answers
+    brief/                                     an adapter towards short, direct answers
 """
 
 from __future__ import annotations

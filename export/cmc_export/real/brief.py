@@ -1,4 +1,4 @@
-"""The adapter `brief`, which ships: short, direct answers from any base.
+"""The adapter `brief`, which ships: trained towards short, direct answers.
 
     texts.py -> pretrain -> brief's data -> SmolLM2's answers -> train -> export to models/brief
 
