@@ -1,12 +1,12 @@
 """One tiny trained model steers every local GGUF model.
 
                       delta tokens            shift (V_delta,)        map
-    response text --> alignment.py --> delta.py --------------> token_map.py
+    response text --> text/alignment.py --> delta/onnx_delta.py --------------> text/token_map.py
          ^                                                            |
-         |                                                            v control.py
+         |                                                            v steer/control.py
        text <-- sampler <-- logits + alpha * map(shift) <-- logits (V_base,)
                                                                       ^
-    prompts.py --> base tokens --> base_model.py (llama.cpp) ---------'
+    text/prompts.py --> base tokens --> base/model.py (llama.cpp) ---------'
 
     >>> from cmc_local import Sampling, SteeredModel
     >>> model = SteeredModel.load("llama.gguf", adapters=["my-adapter", ("another", 0.5)])
@@ -21,7 +21,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cmc_local.asks import Ask
     from cmc_local.errors import (
         AdapterError,
         CmcError,
@@ -38,9 +37,10 @@ if TYPE_CHECKING:
         UsageError,
         WaitedTooLong,
     )
+    from cmc_local.model.requests import Ask
+    from cmc_local.model.shared import SharedModel
+    from cmc_local.model.steered import Completion, Piece, Score, SteeredModel
     from cmc_local.settings import Control, Limits, Sampling
-    from cmc_local.shared import SharedModel
-    from cmc_local.steered import Completion, Piece, Score, SteeredModel
 
 __version__ = "0.1.0"
 
@@ -71,10 +71,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "asks": ("Ask",),
+    "model.requests": ("Ask",),
     "settings": ("Control", "Limits", "Sampling"),
-    "shared": ("SharedModel",),
-    "steered": ("Completion", "Piece", "Score", "SteeredModel"),
+    "model.shared": ("SharedModel",),
+    "model.steered": ("Completion", "Piece", "Score", "SteeredModel"),
 }
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from cmc_local import CmcError, Sampling, SteeredModel
-from cmc_local.prompts import Message
+from cmc_local.text.prompts import Message
 
 SAMPLING = Sampling(temperature=0, max_tokens=200)
 

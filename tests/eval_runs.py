@@ -12,7 +12,7 @@ from typing import Any
 from click.testing import Result
 
 from cmc_local.commands.choices import AdapterChoice
-from cmc_local.steered import SteeredModel
+from cmc_local.model.steered import SteeredModel
 from fakes import FakeBase, FakeShift, adapter, always
 
 Run = Callable[..., Result]

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.base_batch import Span
-from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.loaded_adapter import LoadedAdapter, ready
-from cmc_local.prompts import PromptForm
+from cmc_local.base.span import Span
+from cmc_local.delta.source import Feed
 from cmc_local.settings import Control, Sampling
-from cmc_local.shift_source import Feed
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import PromptForm
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 END, A, B, AB, NEWLINE = range(5)
 Rule = Callable[[tuple[int, ...]], Sequence[float]]

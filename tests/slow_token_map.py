@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cmc_local.token_map import Match
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.text.token_map import Match
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 Encode = Callable[[str], list[int]]
 

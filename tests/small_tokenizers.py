@@ -18,9 +18,9 @@ from tokenizers import (
     trainers,
 )
 
-from cmc_local.alignment import Aligner, DeltaTokenizer
-from cmc_local.prompts import Message, PromptForm, named_form
-from cmc_local.tokenizer_from_gguf import tokenizer_of
+from cmc_local.base.tokenizer_json import tokenizer_of
+from cmc_local.text.alignment import Aligner, DeltaTokenizer
+from cmc_local.text.prompts import Message, PromptForm, named_form
 
 TEXTS = (
     "Helen Blackworth was born in 1932 in Harborville, the daughter of a lighthouse keeper.",

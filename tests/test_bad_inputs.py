@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import tiny_models
-from cmc_local import adapter
-from cmc_local.adapter import AdapterSettings, DeltaShape
-from cmc_local.prompts import named_form
+from cmc_local.delta import adapter
+from cmc_local.delta.adapter import AdapterSettings, DeltaShape
+from cmc_local.text.prompts import named_form
 
 SHAPE = DeltaShape(
     vocabulary=480, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, mlp=8, context=64

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from cmc_export import gguf_file
-from cmc_local import adapter, bundled
-from cmc_local.base_model import BaseModel
+from cmc_local import bundled
+from cmc_local.base.model import BaseModel
+from cmc_local.delta import adapter
 from reference import folder as rebuilt
 from reference import llama
 

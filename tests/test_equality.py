@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from test_steered_models import tiny_adapter
 
 from cmc_local import bundled
-from cmc_local.base_model import BaseModel
-from cmc_local.base_sampler import NativeSampler
-from cmc_local.engine import Engine, Run, Slot
-from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
-from cmc_local.prompts import Message
+from cmc_local.base.model import BaseModel
+from cmc_local.base.sampler import NativeSampler
+from cmc_local.engine.prompt_lookup import ALWAYS, NEVER, PromptLookup, RowCosts
+from cmc_local.engine.step import Engine, Run, Slot
 from cmc_local.settings import Control, Overlap, Sampling
-from cmc_local.speculation import ALWAYS, NEVER, PromptLookup, RowCosts
-from cmc_local.steering import ActiveSteering
-from test_steered_models import tiny_adapter
+from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
+from cmc_local.steer.steering import ActiveSteering
+from cmc_local.text.prompts import Message
 
 # Seen: 5.7e-6 with weights and cache in F32; 0.014 with F16, where activations are rounded as well.
 TOLERANCE = {"exact": 2e-5, "bundled": 0.05}

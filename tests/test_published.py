@@ -14,16 +14,16 @@ import pytest
 from tokenizers import Tokenizer
 
 import fakes
-from cmc_local import adapter
-from cmc_local.base_model import BaseModel
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.base.model import BaseModel
+from cmc_local.delta import adapter
 from cmc_local.evaluate.world import examination, read_questions
-from cmc_local.loaded_adapter import ready
-from cmc_local.prompts import PromptForm
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
-from cmc_local.steered import SteeredModel
-from cmc_local.token_map import build
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.steer.loaded_adapter import ready
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import PromptForm
+from cmc_local.text.token_map import build
+from cmc_local.text.vocabulary import Role, Vocabulary
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, Rule, always
 from reference.published import PublishedRunner, runner
 

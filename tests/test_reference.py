@@ -24,17 +24,18 @@ from transformers import LlamaForCausalLM
 import reference.vocabulary
 import tiny_models
 from cmc_export import delta_model, gguf_file
-from cmc_local import adapter, bundled
-from cmc_local.adapter import DeltaShape
-from cmc_local.base_model import BaseModel
-from cmc_local.base_vocabulary import read_vocabulary
-from cmc_local.delta import OnnxDelta
-from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.engine import Engine, Slot
-from cmc_local.loaded_adapter import ready
+from cmc_local import bundled
+from cmc_local.base.model import BaseModel
+from cmc_local.base.vocabulary import read_vocabulary
+from cmc_local.delta import adapter
+from cmc_local.delta.adapter import DeltaShape
+from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.engine.step import Engine, Slot
 from cmc_local.settings import Control
-from cmc_local.steering import ActiveSteering
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.steer.loaded_adapter import ready
+from cmc_local.steer.steering import ActiveSteering
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.vocabulary import from_tokenizer_json
 from reference import folder as rebuilt
 from reference import llama
 from reference.steered import SlowDelta, SlowSteering, shifted

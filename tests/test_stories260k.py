@@ -15,10 +15,10 @@ import torch
 import llama2c
 from cmc_export import adapter_export, delta_model, gguf_file
 from cmc_export.adapter_export import Choices
-from cmc_local.adapter import DeltaShape
-from cmc_local.prompts import named_form
+from cmc_local.delta.adapter import DeltaShape
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
-from cmc_local.steered import SteeredModel
+from cmc_local.text.prompts import named_form
 
 PROMPT = "Once upon a time"
 GREEDY = Sampling(temperature=0, max_tokens=40)

@@ -1,4 +1,4 @@
-"""The borders of DESIGN.md, read off the source: who imports whom, and how long things are."""
+"""The borders of docs/design.md, read off the source: who imports whom, and how long things are."""
 
 from __future__ import annotations
 
@@ -17,35 +17,23 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RUNTIME = REPOSITORY / "cmc_local"
 WORKSHOP = REPOSITORY / "export" / "cmc_export"
 
-# From the bottom up; a module imports its own layer and those above it in this list, nothing below.
+# From the bottom up: a file imports its own layer and those before it in this list. "" is every
+# file that lies beside the rooms.
 LAYERS = (
-    {"errors", "processor", "chat_template", "offline", "closing", "freeing"},
-    {"settings", "bundled", "real_models", "gguf_header", "onnx_file"},
-    {"vocabulary", "prompts"},
-    {"token_map", "adapter", "borders", "delta_tokenizer", "conversations", "details", "turns"},
-    {"hub_errors", "hub", "hub_gguf", "hub_adapter"},
-    {"control", "mid_token", "shift_source", "alignment", "base_*", "text_stream"},
-    {"tokenizer_from_gguf"},
-    {"delta_library"},
-    {"delta_device", "delta_session", "delta_buffers"},
-    {"delta"},
-    {"speculation", "pacing"},
-    {"steering"},
-    {"runs"},
-    {"row_costs"},
-    {"layout"},
-    {"engine"},
-    {"conversation", "replies", "loaded_adapter"},
-    {"scoring", "proxy", "raw_prompts"},
-    {"reading"},
-    {"batching"},
-    {"asks"},
-    {"steered", "profiles", "tickets"},
-    {"shared"},
-    {"commands", "evaluate", "server", "integrations", "bench", "__main__"},
+    ("",),
+    ("text",),
+    ("base", "delta"),
+    ("steer",),
+    ("engine",),
+    ("model",),
+    ("hub",),
+    ("evaluate", "server", "bench"),
+    ("integrations",),
+    ("commands",),
 )
+HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 
-ONE_HOME = {"llama_cpp": "base_*.py", "onnxruntime": "delta_library.py"}
+ONE_HOME = {"llama_cpp": "base/*.py", "onnxruntime": "delta/library.py"}
 WORKSHOP_ONLY = {
     *("torch", "transformers", "accelerate", "peft"),
     *("onnx", "gguf", "safetensors"),
@@ -81,16 +69,26 @@ def name(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
 
-def layer(part: str) -> int:
-    """The height of a file or folder directly in cmc_local."""
-    for height, parts in enumerate(LAYERS):
-        if part in parts or ("base_*" in parts and part.startswith("base_")):
-            return height
-    raise AssertionError(f"cmc_local/{part} has no layer: give it its place in LAYERS")
+def room(path: Path) -> str:
+    """The room of a file; "" beside the rooms."""
+    return path.relative_to(RUNTIME).parts[0] if path.parent != RUNTIME else ""
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(RUNTIME).parts[0].removesuffix(".py")
+def file_of(module: str) -> Path | None:
+    """The file of the runtime that a dotted name, or what stands before its last dot, names."""
+    for dotted in (module, module.rpartition(".")[0]):
+        path = REPOSITORY.joinpath(*dotted.split("."))
+        for found in (path.with_suffix(".py"), path / "__init__.py"):
+            if found.is_file() and dotted.startswith("cmc_local"):
+                return found
+    return None
+
+
+@cache
+def needs(path: Path) -> frozenset[Path]:
+    """The runtime's files that a file imports, inside of functions too."""
+    found = {file_of(module) for module in imports(parse(path))}
+    return frozenset(one for one in found if one not in (None, path, RUNTIME / "__init__.py"))
 
 
 @pytest.mark.parametrize("path", RUNTIME_FILES, ids=name)
@@ -104,30 +102,29 @@ def test_runtime_never_imports_the_workshops_libraries(path: Path) -> None:
 @pytest.mark.parametrize("library", sorted(ONE_HOME))
 def test_a_foreign_library_has_one_home(library: str) -> None:
     users = {p for p in RUNTIME_FILES if library in {m.split(".")[0] for m in imports(parse(p))}}
-    strangers = {name(p) for p in users if p.parent != RUNTIME or not p.match(ONE_HOME[library])}
+    strangers = {name(p) for p in users if not p.match(f"cmc_local/{ONE_HOME[library]}")}
     assert not strangers - {*map(name, GUESTS)}
 
 
 @pytest.mark.parametrize("path", RUNTIME_FILES, ids=name)
 def test_imports_go_one_way(path: Path) -> None:
-    part = part_of(path)
-    if part == "__init__":
-        return  # names only, loaded when used: the next test
-    inner = {m.split(".")[1] for m in imports(parse(path)) if m.startswith("cmc_local.")}
-    upward = {other for other in inner - {"__version__"} if layer(other) > layer(part)}
-    assert not upward
+    if path.name in ("__init__.py", "__main__.py") and path.parent == RUNTIME:
+        return  # names only, loaded when used: the tests below
+    assert room(path) in HEIGHT, f"{room(path)} has no layer: give it its place in LAYERS"
+    assert not {name(one) for one in needs(path) if HEIGHT[room(one)] > HEIGHT[room(path)]}
 
 
-def test_no_two_modules_import_each_other() -> None:
-    graph = {
-        part_of(p): {m.split(".")[1] for m in imports(parse(p)) if m.startswith("cmc_local.")}
-        for p in RUNTIME_FILES
-        if p.parent == RUNTIME and p.name != "__init__.py"
-    }
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {path: needs(path) for path in RUNTIME_FILES if path != RUNTIME / "__init__.py"}
     while graph:
-        free = {part for part, needs in graph.items() if not needs & set(graph)}
-        assert free, f"a circle among {sorted(graph)}"
-        graph = {part: needs for part, needs in graph.items() if part not in free}
+        free = {path for path, needed in graph.items() if not needed & set(graph)}
+        assert free, f"a circle among {sorted(map(name, graph))}"
+        graph = {path: needed for path, needed in graph.items() if path not in free}
+
+
+def test_the_engine_loads_no_llama_cpp() -> None:
+    modules = [f"cmc_local.engine.{path.stem}" for path in (RUNTIME / "engine").glob("[!_]*.py")]
+    assert not loaded_by(f"import {', '.join(modules)}") & {"llama_cpp", "onnxruntime"}
 
 
 @pytest.mark.parametrize("path", RUNTIME_FILES, ids=name)

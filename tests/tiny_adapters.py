@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tiny_models
-from cmc_local import adapter
-from cmc_local.adapter import Adapter, AdapterSettings, DeltaShape, Precision
-from cmc_local.prompts import named_form
+from cmc_local.delta import adapter
+from cmc_local.delta.adapter import Adapter, AdapterSettings, DeltaShape, Precision
+from cmc_local.text.prompts import named_form
 
 
 def checkpoint(

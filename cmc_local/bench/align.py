@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from cmc_local.alignment import Aligner, edit_between
 from cmc_local.bench.arms import undisturbed
 from cmc_local.bench.paired import quotients, spread
-from cmc_local.delta_tokenizer import DeltaPrompt, DeltaTokenizer
-from cmc_local.prompts import named_form
+from cmc_local.text.alignment import Aligner, edit_between
+from cmc_local.text.delta_tokenizer import DeltaPrompt, DeltaTokenizer
+from cmc_local.text.prompts import named_form
 
 QUESTION = "What does the text say?"
 

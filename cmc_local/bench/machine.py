@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cmc_local import __version__
-from cmc_local.base_threads import usable_cores
+from cmc_local.base.threads import usable_cores
 
 
 def machine() -> dict[str, Any]:
     """What a figure depends on beside the models, in JSON's types."""
-    from cmc_local import base_library
+    from cmc_local.base import library as base_library
 
     return {
         "cores": usable_cores(),
@@ -33,9 +33,9 @@ def machine() -> dict[str, Any]:
 
 def base_file(path: Path) -> dict[str, Any]:
     """A GGUF by name, size and the types of its tensors. Raises GGUFError."""
-    from cmc_local import base_header
+    from cmc_local.base import gguf_header
 
-    header = base_header.read(path)
+    header = gguf_header.read(path)
     return {
         "name": path.name,
         "mb": megabytes(path.stat().st_size),

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from cmc_local import token_map
 from cmc_local.bench.arms import undisturbed
 from cmc_local.bench.paired import spread
-from cmc_local.control import MappedShift, Shift, add_shifts
-from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.settings import Control, Fallback
-from cmc_local.token_map import TokenMap
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.steer.control import MappedShift, Shift, add_shifts
+from cmc_local.text import token_map
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.token_map import TokenMap
+from cmc_local.text.vocabulary import Vocabulary
 
 STEPS = 20
 """Rows that one timing of a step adds to."""

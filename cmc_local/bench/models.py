@@ -16,26 +16,26 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
-from cmc_local import adapter as adapter_folder
-from cmc_local import token_map
-from cmc_local.alignment import Aligner
-from cmc_local.base_batch import Span
-from cmc_local.base_model import BaseModel
-from cmc_local.base_sampler import NativeSampler
-from cmc_local.base_threads import leaves_a_core, usual_delta_threads
+from cmc_local.base.model import BaseModel
+from cmc_local.base.sampler import NativeSampler
+from cmc_local.base.span import Span
+from cmc_local.base.threads import leaves_a_core, usual_delta_threads
 from cmc_local.bench.apart import Apart, ArmOf
 from cmc_local.bench.arms import Tokens
 from cmc_local.bench.machine import megabytes
 from cmc_local.bench.memory import Memory
 from cmc_local.bench.passages import Passage
-from cmc_local.closing import Closing
-from cmc_local.delta_tokenizer import DeltaPrompt, DeltaTokenizer
-from cmc_local.engine import Engine, Slot
-from cmc_local.loaded_adapter import LoadedAdapter, ready
-from cmc_local.row_costs import measure
+from cmc_local.delta import adapter as adapter_folder
+from cmc_local.engine.prompt_lookup import FREE, NEVER, RowCosts
+from cmc_local.engine.row_costs import measure
+from cmc_local.engine.step import Engine, Slot
+from cmc_local.lifetime import Closing
 from cmc_local.settings import Control, Overlap, Sampling
-from cmc_local.speculation import FREE, NEVER, RowCosts
-from cmc_local.steering import ActiveSteering
+from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
+from cmc_local.steer.steering import ActiveSteering
+from cmc_local.text import token_map
+from cmc_local.text.alignment import Aligner
+from cmc_local.text.delta_tokenizer import DeltaPrompt, DeltaTokenizer
 
 Closed = TypeVar("Closed", Engine, Apart)
 BATCH = 512
@@ -215,7 +215,7 @@ class Models(Closing):
     def _load_adapter(self, path: Path) -> LoadedAdapter:
         """As `AdapterLoader`, with the session's memory apart."""
         with self.memory.adding("onnxruntime"):
-            from cmc_local.delta import OnnxDelta
+            from cmc_local.delta.onnx_delta import OnnxDelta
         folder = adapter_folder.load(path)
         tokenizer = DeltaTokenizer(folder.tokenizer_json)
         begun = perf_counter()

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from cmc_local.bench.arms import Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
-from cmc_local.engine import Chooser, Engine, Run, Slot
-from cmc_local.speculation import PromptLookup
-from cmc_local.steering import ActiveSteering
+from cmc_local.engine.prompt_lookup import PromptLookup
+from cmc_local.engine.step import Chooser, Engine, Run, Slot
+from cmc_local.steer.steering import ActiveSteering
 
 _OF_DELTA = ("align", "session")
 _SUMMED = ("decode", "delta", *_OF_DELTA, "wait", "map", "sample")

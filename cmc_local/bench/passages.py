@@ -17,7 +17,7 @@ from typing import Protocol
 
 from cmc_local.bench.arms import Tokens
 from cmc_local.errors import UsageError
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.text.vocabulary import Vocabulary
 
 
 class TextBase(Protocol):

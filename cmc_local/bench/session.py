@@ -15,8 +15,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
-from cmc_local import base_library, base_tokenizer
-from cmc_local.base_vocabulary import read_vocabulary
+from cmc_local.base import library as base_library
+from cmc_local.base import tokenizer as base_tokenizer
+from cmc_local.base.vocabulary import read_vocabulary
 from cmc_local.bench import texts
 from cmc_local.bench.apart import ApartArm
 from cmc_local.bench.arms import KINDS, USUAL, Arm, Kind, Place, Sample
@@ -28,10 +29,10 @@ from cmc_local.bench.paired import measure, spread
 from cmc_local.bench.passages import Passage, Source, given
 from cmc_local.bench.ratios import Main
 from cmc_local.bench.report import PromptTime, Result
+from cmc_local.engine.prompt_lookup import NEVER
 from cmc_local.errors import DataError, UsageError
 from cmc_local.settings import Overlap
-from cmc_local.speculation import NEVER
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.text.vocabulary import Vocabulary
 
 Tell = Callable[[str], None]
 

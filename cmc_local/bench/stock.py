@@ -19,14 +19,15 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local import adapter, token_map
-from cmc_local.adapter import Adapter
 from cmc_local.bench.arms import Arm, Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
-from cmc_local.delta import OnnxDelta
-from cmc_local.delta_library import ort
-from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.token_map import TokenMap
+from cmc_local.delta import adapter
+from cmc_local.delta.adapter import Adapter
+from cmc_local.delta.library import ort
+from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.text import token_map
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.token_map import TokenMap
 
 REST = 0.1
 """Seconds until ONNX Runtime's threads have stopped spinning: the next arm is not to meet them."""
@@ -216,7 +217,7 @@ def rivals(stock: Sequence[Any], passage: Passage, naive: Naive | None) -> Calla
 
 
 def _processor(gguf: Path, naive: Naive) -> Processor:
-    from cmc_local.base_vocabulary import read_vocabulary
+    from cmc_local.base.vocabulary import read_vocabulary
 
     folder = adapter.load(naive.adapter)
     delta, tokenizer = naive_delta(folder), DeltaTokenizer(folder.tokenizer_json)

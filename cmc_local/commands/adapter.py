@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cmc_local import hub_adapter
 from cmc_local.commands import completing
+from cmc_local.hub import adapters as hub_adapter
 
 
 @click.group("adapter")

@@ -17,7 +17,7 @@ from cmc_local.errors import DataError, UsageError
 from cmc_local.settings import Fallback
 
 if TYPE_CHECKING:
-    from cmc_local.delta_tokenizer import DeltaTokenizer
+    from cmc_local.text.delta_tokenizer import DeltaTokenizer
 
 CHARACTERS = 4000
 """Of the text that is followed: a long reply."""

@@ -17,9 +17,9 @@ from cmc_local.commands.chat_terminal import (
     line_reader,
     terminal_reader,
 )
-from cmc_local.conversation import BasePrompt
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.text.base_prompt import BasePrompt
 
 
 @click.command()

@@ -18,12 +18,12 @@ from typing import Protocol, get_args
 from cmc_local.commands import chat_file
 from cmc_local.commands.chat_settings import SETTINGS, changed, number
 from cmc_local.commands.choices import parse_adapter
-from cmc_local.conversation import BasePrompt
-from cmc_local.engine import Timings
+from cmc_local.engine.step import Timings
 from cmc_local.errors import CmcError, UsageError
-from cmc_local.prompts import Message
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.prompts import Message
 
 HELP = '''\
 /set NAME VALUE    system, temperature, seed, max_tokens, stop, ...; /set alone shows them all

@@ -15,8 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmc_local import bundled, hub, hub_adapter, hub_gguf, real_models
+from cmc_local import bundled, real_models
 from cmc_local.errors import InputError, UsageError
+from cmc_local.hub import adapters as hub_adapter
+from cmc_local.hub import files as hub
+from cmc_local.hub import gguf as hub_gguf
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from cmc_local.commands import loading
 from cmc_local.commands.chat_terminal import safe
 from cmc_local.commands.choices import AdapterChoice
 from cmc_local.commands.options import Devices
-from cmc_local.engine import Timings
+from cmc_local.engine.replies import FinishReason
+from cmc_local.engine.step import Timings
 from cmc_local.errors import InputError
-from cmc_local.replies import FinishReason
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
-from cmc_local.steered import SteeredModel
 
 if TYPE_CHECKING:
     from rich.console import Console

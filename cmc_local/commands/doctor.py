@@ -103,8 +103,8 @@ def _installed(name: str) -> str:
 
 
 def _library() -> Finding:
-    from cmc_local import base_library
-    from cmc_local.base_threads import usable_cores
+    from cmc_local.base import library as base_library
+    from cmc_local.base.threads import usable_cores
 
     where = "CPU and GPU" if base_library.offloads_to_gpu() else "CPU only"
     told = f"{where}, {usable_cores()} cores"
@@ -116,7 +116,7 @@ def _library() -> Finding:
 
 def _decode(gguf: str | None) -> Finding:
     """A real decode: a prompt and eight tokens, greedily."""
-    from cmc_local.base_model import BaseModel
+    from cmc_local.base.model import BaseModel
 
     path = bundled.base() if gguf is None else choices.gguf_path(gguf)
     with BaseModel(path, context=128) as base:
@@ -130,7 +130,7 @@ def _decode(gguf: str | None) -> Finding:
 
 
 def _gpu() -> Finding:
-    from cmc_local.delta import cuda_problem
+    from cmc_local.delta.onnx_delta import cuda_problem
 
     problem = cuda_problem()
     told = "usable for the delta" if problem is None else f"not used, {problem}"
@@ -139,8 +139,8 @@ def _gpu() -> Finding:
 
 def _adapter(adapter: str | None) -> Finding:
     """Load an adapter, hashes and all, and ask its delta for one shift."""
-    from cmc_local import adapter as adapters
-    from cmc_local.delta import OnnxDelta
+    from cmc_local.delta import adapter as adapters
+    from cmc_local.delta.onnx_delta import OnnxDelta
 
     path = bundled.adapter() if adapter is None else _adapter_place(adapter)
     found = adapters.load(path)

@@ -15,8 +15,8 @@ from cmc_local.evaluate.answering import lengths
 from cmc_local.evaluate.journal import fingerprint
 from cmc_local.evaluate.results import ResultRow, Strength, spread
 from cmc_local.evaluate.whole_file import write_json
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import SteeredModel
 
 
 @click.command("alpaca", cls=eval_options.Recorded)

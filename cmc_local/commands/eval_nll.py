@@ -9,11 +9,11 @@ import click
 
 from cmc_local.commands import eval_options, eval_rows
 from cmc_local.commands.eval_rows import Findings, Task, Values
-from cmc_local.conversations import read_conversations
 from cmc_local.evaluate.journal import fingerprint
 from cmc_local.evaluate.nll import answer_scores, nll_means
 from cmc_local.evaluate.results import Strength, spread
-from cmc_local.steered import SteeredModel
+from cmc_local.model.steered import SteeredModel
+from cmc_local.text.rows import read_conversations
 
 
 @click.command("nll", cls=eval_options.Recorded)

@@ -19,10 +19,10 @@ from typing import Any, Final
 import click
 
 from cmc_local.commands import choices, options
-from cmc_local.conversation import BasePrompt
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.extra import import_extra
 from cmc_local.settings import MOST_PARALLEL, Control, Limits, Sampling
+from cmc_local.text.base_prompt import BasePrompt
 
 PARALLEL: Final = 4
 REPLY_TOKENS: Final = 200

@@ -11,11 +11,10 @@ from typing import Any
 
 import click
 
-from cmc_local.adapter import SETTINGS_FILE
 from cmc_local.commands import loading
 from cmc_local.commands.eval_options import Setup
 from cmc_local.commands.progress import progress
-from cmc_local.conversation import BasePrompt
+from cmc_local.delta.adapter import SETTINGS_FILE
 from cmc_local.errors import AdapterError, UsageError
 from cmc_local.evaluate.answering import answers
 from cmc_local.evaluate.journal import Journal, Told, Value, Work, fingerprint, journal_path
@@ -27,8 +26,9 @@ from cmc_local.evaluate.results import (
     strengths,
 )
 from cmc_local.evaluate.whole_file import write_json
+from cmc_local.model.steered import Prompt, SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import Prompt, SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
 
 Values = Callable[[str, Sequence[Any], Work[Any]], list[Value]]
 

@@ -11,15 +11,15 @@ from typing import Any
 import click
 
 from cmc_local.commands import choices, completing, eval_options, loading, options
-from cmc_local.conversation import BasePrompt
-from cmc_local.conversations import Conversation, read_conversations
 from cmc_local.errors import UsageError
 from cmc_local.evaluate import shifts as measured
 from cmc_local.evaluate.results import FORMAT, spread
 from cmc_local.evaluate.similarity import Shifts, similarities
 from cmc_local.evaluate.whole_file import write_json
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits
-from cmc_local.steered import SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.rows import Conversation, read_conversations
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from cmc_local.evaluate.journal import fingerprint
 from cmc_local.evaluate.results import Strength, forget_ratios
 from cmc_local.evaluate.rouge import check_installed
 from cmc_local.evaluate.tofu import check_comparable, forget_quality
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import SteeredModel
 
 
 @click.command("tofu", cls=eval_options.Recorded)

@@ -12,7 +12,7 @@ import click
 from cmc_local.commands import options
 from cmc_local.commands.workshop import import_workshop
 from cmc_local.errors import MissingExtra
-from cmc_local.prompts import named_form
+from cmc_local.text.prompts import named_form
 
 _PATH = click.Path(path_type=Path)
 

@@ -26,14 +26,14 @@ from cmc_local.commands.generate_output import (
 )
 from cmc_local.commands.generate_rows import read_rows, row_messages
 from cmc_local.commands.progress import progress
-from cmc_local.conversation import BasePrompt
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.alpaca import outputs
 from cmc_local.evaluate.answering import in_order
 from cmc_local.evaluate.whole_file import write_json
-from cmc_local.prompts import Message
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import MOST_PARALLEL, Limits, Sampling
-from cmc_local.steered import SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.prompts import Message
 
 Answers = Iterator[tuple[dict[str, Any], Sequence[str]]]
 """For each row, in order, what it gains, and notices."""

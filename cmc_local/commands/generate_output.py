@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 from cmc_local.errors import DataError, InputError, UsageError
 from cmc_local.evaluate.journal import cut_unfinished, finished_lines
-from cmc_local.steered import Completion
+from cmc_local.model.steered import Completion
 
 GAINED: Final = ("response", "finish_reason", "tokens", "seconds")
 

@@ -16,17 +16,17 @@ from typing import Any
 
 import click
 
-from cmc_local import profiles
-from cmc_local.base_vocabulary import read_vocabulary
+from cmc_local.base.vocabulary import read_vocabulary
 from cmc_local.commands import loading
 from cmc_local.commands.choices import AdapterChoice, LoraChoice, ProxyChoice
 from cmc_local.commands.generate_output import GAINED
 from cmc_local.commands.options import Devices, Function
-from cmc_local.conversation import BasePrompt
 from cmc_local.errors import UsageError
-from cmc_local.prompts import Message
+from cmc_local.model import profiles
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
-from cmc_local.steered import SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.prompts import Message
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cmc_local.errors import DataError, InputError, UsageError
-from cmc_local.prompts import Message
+from cmc_local.text.prompts import Message
 
 EXPECTED = 'an object with "prompt", "messages", "question" or "instruction" (and "input")'
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
-from cmc_local import bundled, hub
-from cmc_local.adapter import SETTINGS_FILE
+from cmc_local import bundled
 from cmc_local.commands import choices, completing, options
+from cmc_local.delta.adapter import SETTINGS_FILE
 from cmc_local.errors import UsageError
+from cmc_local.hub import files as hub
 
 
 @click.command("inspect")
@@ -47,9 +48,10 @@ def _is_adapter(path: str) -> bool:
 
 def describe_gguf(path: Path) -> dict[str, Any]:
     """Everything worth knowing about a GGUF, in JSON's types. Raises GGUFError."""
-    from cmc_local import base_header, base_vocabulary
+    from cmc_local.base import gguf_header
+    from cmc_local.base import vocabulary as base_vocabulary
 
-    header = base_header.read(path)
+    header = gguf_header.read(path)
     metadata = header.metadata
     architecture = str(metadata.get("general.architecture", "unknown"))
     vocabulary = base_vocabulary.read_vocabulary(path)
@@ -78,7 +80,7 @@ def describe_gguf(path: Path) -> dict[str, Any]:
 
 
 def _end_names(vocabulary: Any) -> list[str]:
-    from cmc_local.vocabulary import Role
+    from cmc_local.text.vocabulary import Role
 
     roles = vocabulary.roles.tolist()
     return [name for name, role in zip(vocabulary.names, roles, strict=True) if role == Role.EOS]
@@ -86,8 +88,8 @@ def _end_names(vocabulary: Any) -> list[str]:
 
 def describe_adapter(path: Path) -> dict[str, Any]:
     """Everything worth knowing about an adapter, in JSON's types. Raises AdapterError."""
-    from cmc_local import adapter
-    from cmc_local.vocabulary import from_tokenizer_json
+    from cmc_local.delta import adapter
+    from cmc_local.text.vocabulary import from_tokenizer_json
 
     found = adapter.load(path)
     settings = found.settings

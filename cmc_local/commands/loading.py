@@ -10,14 +10,16 @@ from typing import Any
 
 import click
 
-from cmc_local import bundled, offline, profiles, proxy, real_models
+from cmc_local import bundled, offline, real_models
 from cmc_local.commands.choices import AdapterChoice, LoraChoice, ProxyChoice, gguf_path
 from cmc_local.commands.options import Devices, Function
 from cmc_local.errors import InputError, UsageError
-from cmc_local.loaded_adapter import LoadedAdapter
-from cmc_local.prompts import named_form
+from cmc_local.model import profiles
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
-from cmc_local.steered import SteeredModel
+from cmc_local.steer import proxy
+from cmc_local.steer.loaded_adapter import LoadedAdapter
+from cmc_local.text.prompts import named_form
 
 
 def steered(

@@ -18,7 +18,7 @@ from cmc_local.settings import Fallback
 
 if TYPE_CHECKING:
     from cmc_local.commands.map_report import Report, Side, Usage
-    from cmc_local.delta_tokenizer import DeltaTokenizer
+    from cmc_local.text.delta_tokenizer import DeltaTokenizer
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _report(
     base: Base, delta: str, fallback: Fallback, text: Path | None, token: str | None
 ) -> Report:
     from cmc_local.commands.map_report import Report, Side
-    from cmc_local.token_map import load_or_build
+    from cmc_local.text.token_map import load_or_build
 
     tokenizer = read_delta(delta)
     start = time.perf_counter()
@@ -115,10 +115,11 @@ def read_base(text: str) -> Base:
     if path.is_dir() and (path / "tokenizer.json").is_file():
         path /= "tokenizer.json"
     if path.suffix == ".json":
-        from cmc_local.vocabulary import from_tokenizer_json
+        from cmc_local.text.vocabulary import from_tokenizer_json
 
         return Base(Side(text, from_tokenizer_json(path)), lambda words: _json_ids(path, words))
-    from cmc_local import base_tokenizer, base_vocabulary
+    from cmc_local.base import tokenizer as base_tokenizer
+    from cmc_local.base import vocabulary as base_vocabulary
 
     gguf = choices.gguf_path(text)
     vocabulary = base_vocabulary.read_vocabulary(gguf)
@@ -136,8 +137,8 @@ def _json_ids(path: Path, text: str) -> list[int]:
 
 def read_delta(text: str) -> DeltaTokenizer:
     """The tokenizer of an adapter, of a model's folder, or a file."""
-    from cmc_local import adapter
-    from cmc_local.delta_tokenizer import DeltaTokenizer
+    from cmc_local.delta import adapter
+    from cmc_local.text.delta_tokenizer import DeltaTokenizer
 
     path = Path(text)
     if path.suffix == ".json":

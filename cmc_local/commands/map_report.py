@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.settings import Fallback
-from cmc_local.token_map import Match, TokenMap, characters, distance, rivals
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.text.token_map import Match, TokenMap, characters, distance, rivals
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 EXAMPLES: Final = 5
 """Worst examples shown of each kind of match."""

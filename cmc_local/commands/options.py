@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cmc_local import bundled, hub_gguf
+from cmc_local import bundled
 from cmc_local.commands import completing
 from cmc_local.commands.choices import (
     AdapterChoice,
@@ -44,8 +44,9 @@ from cmc_local.commands.choices import (
     parse_proxy,
 )
 from cmc_local.errors import InputError, UsageError
-from cmc_local.prompts import named_form
+from cmc_local.hub import gguf as hub_gguf
 from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
+from cmc_local.text.prompts import named_form
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

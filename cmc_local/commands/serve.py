@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmc_local.commands import loading, options
-from cmc_local.conversation import BasePrompt
 from cmc_local.errors import InputError, MissingExtra, UsageError
+from cmc_local.model.shared import SharedModel
 from cmc_local.settings import MOST_PARALLEL, Limits, Sampling
-from cmc_local.shared import SharedModel
+from cmc_local.text.base_prompt import BasePrompt
 
 if TYPE_CHECKING:
     from cmc_local.server.guard import Policy

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import click
 
-from cmc_local import profiles
 from cmc_local.commands import choices, eval_options, loading, options
 from cmc_local.commands.progress import progress
-from cmc_local.conversation import BasePrompt
-from cmc_local.conversations import Conversation, read_conversations
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.results import spread
-from cmc_local.profiles import Measured, Point, Tuned
+from cmc_local.model import profiles
+from cmc_local.model.profiles import Measured, Point, Tuned
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits
-from cmc_local.steered import SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.rows import Conversation, read_conversations
 
 
 @click.command()

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
-from cmc_local import adapter, bundled
+from cmc_local import bundled
 from cmc_local.commands import loading
 from cmc_local.commands.choices import AdapterChoice
 from cmc_local.commands.eval_rows import Findings, Values, kept_values, writing
 from cmc_local.commands.options import Devices
 from cmc_local.commands.progress import progress
-from cmc_local.conversation import BasePrompt
+from cmc_local.delta import adapter
 from cmc_local.evaluate import delta_alone
 from cmc_local.evaluate.journal import Journal, fingerprint
 from cmc_local.evaluate.results import ResultRow, Strength
@@ -30,8 +30,9 @@ from cmc_local.evaluate.world import (
     metrics,
     rates,
 )
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits
-from cmc_local.steered import SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
 
 CONTEXT: Final = 256
 """Enough for one question and its answer."""

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from cmc_local.conversation import BasePrompt
 from cmc_local.evaluate.rouge import rouge_l_f1, rouge_l_recall
+from cmc_local.model.steered import Alphas, Completion, Prompt, SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import Alphas, Completion, Prompt, SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
 
 
 def in_order(replies: Iterator[tuple[int, Completion]]) -> Iterator[Completion]:

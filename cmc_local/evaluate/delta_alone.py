@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cmc_local.adapter import Adapter
-from cmc_local.alignment import Aligner
-from cmc_local.delta import OnnxDelta
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.delta.adapter import Adapter
+from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.text.alignment import Aligner
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
 
 MAX_TOKENS = 40
 

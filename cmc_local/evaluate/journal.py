@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from cmc_local.closing import Closing
 from cmc_local.errors import DataError, InputError, UsageError
+from cmc_local.lifetime import Closing
 
 Item = TypeVar("Item")
 Value = dict[str, Any]

@@ -11,10 +11,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cmc_local.conversation import BasePrompt
 from cmc_local.errors import PromptTooLong
-from cmc_local.prompts import Message
-from cmc_local.steered import Alphas, SteeredModel
+from cmc_local.model.steered import Alphas, SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.prompts import Message
 
 
 def answer_scores(

@@ -17,13 +17,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.conversation import BasePrompt
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.results import spread
 from cmc_local.evaluate.similarity import Shifts
-from cmc_local.prompts import Message
-from cmc_local.steered import Prompt, SteeredModel
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.model.steered import Prompt, SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.prompts import Message
+from cmc_local.text.vocabulary import Vocabulary
 
 PLACES: Final = 200
 """Looked at, at most, evenly spread: 100 MB of shifts for a vocabulary of 128,256 tokens."""

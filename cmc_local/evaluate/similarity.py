@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.errors import UsageError
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.text.vocabulary import Vocabulary
 
 TOP: Final = 50
 """Tokens of each row that `transport` moves."""

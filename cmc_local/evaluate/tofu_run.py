@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from cmc_local.conversation import BasePrompt
+from cmc_local.engine.replies import Score
 from cmc_local.errors import InputError
 from cmc_local.evaluate.answering import answers
 from cmc_local.evaluate.journal import Value, Work
@@ -28,9 +28,9 @@ from cmc_local.evaluate.tofu import (
     read_items,
     utility,
 )
-from cmc_local.replies import Score
+from cmc_local.model.steered import Alphas, SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import Alphas, SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
 
 Forget = Literal["01", "05", "10"]
 KEPT: Final = ("retain", "real_authors", "world_facts")

@@ -17,8 +17,8 @@ from typing import Final, Literal, get_args
 from cmc_local.errors import DataError
 from cmc_local.evaluate import answering
 from cmc_local.evaluate.records import read_records
+from cmc_local.model.steered import Alphas, SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import Alphas, SteeredModel
 
 Part = Literal["test", "validation"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)

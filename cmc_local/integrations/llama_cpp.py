@@ -31,18 +31,18 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_chat_format
 
-from cmc_local.base_threads import leaves_a_core, usual_delta_threads
-from cmc_local.base_vocabulary import vocabulary_of
-from cmc_local.closing import Closing
-from cmc_local.control import check_alpha
+from cmc_local.base.threads import leaves_a_core, usual_delta_threads
+from cmc_local.base.vocabulary import vocabulary_of
+from cmc_local.engine.scoring import Alphas
 from cmc_local.errors import UsageError
 from cmc_local.integrations.llama_processor import DeltaWorker, Ids, Scores, SteeringProcessor
-from cmc_local.loaded_adapter import AdapterLoader, LoadedAdapter
-from cmc_local.prompts import Message, base_text
-from cmc_local.scoring import Alphas
+from cmc_local.lifetime import Closing
+from cmc_local.model.steered import AdapterLike
 from cmc_local.settings import Control, Overlap
-from cmc_local.steered import AdapterLike
-from cmc_local.steering import ActiveSteering
+from cmc_local.steer.control import check_alpha
+from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
+from cmc_local.steer.steering import ActiveSteering
+from cmc_local.text.prompts import Message, base_text
 
 __all__ = ["LlamaSteering", "SteeredLlama", "SteeringProcessor"]
 

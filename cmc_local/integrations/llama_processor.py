@@ -15,9 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.control import add_shifts
 from cmc_local.errors import UsageError
-from cmc_local.steering import ActiveSteering, advance
+from cmc_local.steer.control import add_shifts
+from cmc_local.steer.steering import ActiveSteering, advance
 
 Ids = NDArray[np.intc]
 """(n,) intc, the base model's tokens so far, prompt and reply."""

@@ -67,7 +67,7 @@ class SteeredChat(llm.Model):  # type: ignore[misc]
 @cache
 def _loaded(text: str) -> tuple[Any, Sampling]:
     from cmc_local.commands import choices, loading  # with numpy and llama.cpp
-    from cmc_local.steered import SteeredModel
+    from cmc_local.model.steered import SteeredModel
 
     gguf, *adapters = (str(Path(part).expanduser()) for part in text.split("+"))
     chosen = [choices.parse_adapter(re.sub(r"@(-?[\d.]+)$", r":\1", one)) for one in adapters]

@@ -22,15 +22,15 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from cmc_local.alignment import DeltaPrompt
-from cmc_local.batching import Acting
 from cmc_local.commands.choices import gguf_path, parse_adapter
-from cmc_local.conversation import BasePrompt
+from cmc_local.engine.scoring import Passage
 from cmc_local.errors import CmcError, UsageError
-from cmc_local.loaded_adapter import LoadedAdapter
-from cmc_local.scoring import Passage
+from cmc_local.model.batching import Acting
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
-from cmc_local.steered import SteeredModel
+from cmc_local.steer.loaded_adapter import LoadedAdapter
+from cmc_local.text.alignment import DeltaPrompt
+from cmc_local.text.base_prompt import BasePrompt
 
 __all__ = ["SteeredLM", "main"]
 

@@ -24,7 +24,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from cmc_local.conversation import BasePrompt
 from cmc_local.errors import DataError, UsageError
 from cmc_local.evaluate.nll import nll_means
 from cmc_local.integrations import ray_files
@@ -37,8 +36,9 @@ from cmc_local.integrations.ray_cluster import (
     one_line_errors,
 )
 from cmc_local.integrations.ray_worker import SCORE, Answering, Asking, Load, Row, Scoring, Worker
+from cmc_local.model.steered import AdapterLike, Alphas, SteeredModel
 from cmc_local.settings import Limits, Sampling
-from cmc_local.steered import AdapterLike, Alphas, SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
 
 ray = import_ray()
 

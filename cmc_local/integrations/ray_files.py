@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cmc_local.adapter import SETTINGS_FILE
+from cmc_local.delta.adapter import SETTINGS_FILE
 from cmc_local.errors import InputError
 
 END: Final = 1 << 20

@@ -20,13 +20,13 @@ import pyarrow as pa
 
 from cmc_local.commands.generate_output import result
 from cmc_local.commands.generate_rows import row_messages
-from cmc_local.conversation import BasePrompt
-from cmc_local.conversations import Conversation, conversation
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.evaluate.nll import answer_scores
-from cmc_local.prompts import Message
+from cmc_local.model.steered import Alphas, SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import Alphas, SteeredModel
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.prompts import Message
+from cmc_local.text.rows import Conversation, conversation
 
 Row = dict[str, Any]
 Load = Callable[[], SteeredModel]

@@ -1,7 +1,7 @@
 """An adapter as a `LogitsProcessor` for `model.generate` of Hugging Face transformers.
 
     input_ids (R, L) --> which row is at which reply --> Steering, one a row --> shift (V_delta,)
-    scores (R, W) ------------------------------------------ control.py + <----------- map
+    scores (R, W) ------------------------------------------ steer/control.py + <----------- map
 
 A batch of one prompt for each row, with several beams or samples of each; rows change places
 between steps as beam search likes. So no row is known by its number: what a row has written says
@@ -26,18 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import LogitsProcessor
 
-from cmc_local import adapter as adapter_folder
-from cmc_local.adapter import Adapter
-from cmc_local.alignment import DeltaPrompt, DeltaTokenizer
-from cmc_local.control import Shift, add_shifts, check_alpha
-from cmc_local.delta import OnnxDelta
+from cmc_local.delta import adapter as adapter_folder
+from cmc_local.delta.adapter import Adapter
+from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.delta.source import Feed, ShiftSource
 from cmc_local.errors import TokenizerError, UsageError
-from cmc_local.loaded_adapter import LoadedAdapter, ready
-from cmc_local.prompts import Message, base_text
 from cmc_local.settings import Control
-from cmc_local.shift_source import Feed, ShiftSource
-from cmc_local.steering import WORTH_COPYING, Place, Steering, advance, common_prefix
-from cmc_local.vocabulary import Role, Vocabulary, from_tokenizer_json
+from cmc_local.steer.control import Shift, add_shifts, check_alpha
+from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
+from cmc_local.steer.steering import WORTH_COPYING, Place, Steering, advance, common_prefix
+from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer
+from cmc_local.text.prompts import Message, base_text
+from cmc_local.text.vocabulary import Role, Vocabulary, from_tokenizer_json
 
 if TYPE_CHECKING:
     import torch

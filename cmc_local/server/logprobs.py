@@ -15,8 +15,8 @@ import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from cmc_local.details import Ranked, TokenDetail
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.engine.logprobs import Ranked, TokenDetail
+from cmc_local.text.vocabulary import Vocabulary
 
 NEVER: Final = -9999.0
 """Stands for minus infinity, which JSON does not have."""

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from cmc_local.asks import Ask
-from cmc_local.conversation import BasePrompt
-from cmc_local.prompts import Message
+from cmc_local.model.requests import Ask
 from cmc_local.server import names, schemas
 from cmc_local.server.bodies import ChatBody, ChatMessage, CompletionBody, Generation
 from cmc_local.server.errors import invalid, quoted
 from cmc_local.server.limits import RequestLimits
 from cmc_local.settings import Sampling
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.prompts import Message
 
 SEEDS: Final = 2**32 - 1
 """How many seeds there are; others are taken modulo."""

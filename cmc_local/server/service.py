@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local import __version__
-from cmc_local.asks import Ask
-from cmc_local.conversation import BasePrompt
-from cmc_local.replies import Piece
+from cmc_local.engine.replies import Piece
+from cmc_local.model.requests import Ask
 from cmc_local.server import names
 from cmc_local.server.errors import Refusal, unavailable
 from cmc_local.server.limits import RequestLimits
 from cmc_local.server.metrics import Metrics, Watched
 from cmc_local.server.requests import Setting
 from cmc_local.settings import Sampling
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.vocabulary import Vocabulary
 
 Phase = Literal["loading", "ready", "draining", "failed"]
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from cmc_local.server.bodies import DetokenizeBody, TokenizeBody, parse
 from cmc_local.server.requests import check_text, check_tokens
 from cmc_local.server.service import Service
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.text.vocabulary import Vocabulary
 
 
 async def tokenize(request: Request) -> Response:

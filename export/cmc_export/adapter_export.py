@@ -24,14 +24,15 @@ from cmc_export.examples import Encoder
 from cmc_export.gguf_template import GgufTemplate
 from cmc_export.template_set import Source
 from cmc_export.templates import FolderTemplate
-from cmc_local import adapter, token_map
-from cmc_local.adapter import Adapter, AdapterSettings, Normalization, Precision, TemplateName
-from cmc_local.control import MappedShift
-from cmc_local.conversations import read_conversations
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.delta import adapter
+from cmc_local.delta.adapter import Adapter, AdapterSettings, Normalization, Precision, TemplateName
 from cmc_local.errors import InputError, UsageError
-from cmc_local.prompts import PromptForm, Turns
 from cmc_local.settings import Control
+from cmc_local.steer.control import MappedShift
+from cmc_local.text import token_map
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import PromptForm, Turns
+from cmc_local.text.rows import read_conversations
 
 STORAGE: Mapping[Precision, graph.Storage] = {
     "fp32": graph.FLOAT32,

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
-from cmc_local.base_model import BaseModel
-from cmc_local.conversation import PromptText, choose_asking, continuation_tokens
-from cmc_local.conversations import Conversation
+from cmc_local.base.model import BaseModel
 from cmc_local.errors import GGUFError, InputError, UsageError
-from cmc_local.prompts import answer_text
+from cmc_local.text.base_prompt import PromptText, choose_asking, continuation_tokens
+from cmc_local.text.prompts import answer_text
+from cmc_local.text.rows import Conversation
 
 
 class Item(TypedDict):

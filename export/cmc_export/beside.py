@@ -22,7 +22,7 @@ from cmc_export.frozen import Frozen
 from cmc_export.loop import Batch
 from cmc_export.sums import Fibres, Sums
 from cmc_export.templates import Template
-from cmc_local.token_map import TokenMap
+from cmc_local.text.token_map import TokenMap
 
 
 class Beside(Protocol):

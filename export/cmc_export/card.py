@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cmc_export.verification import Figures
-from cmc_local.adapter import AdapterSettings
+from cmc_local.delta.adapter import AdapterSettings
 
 _USE = """\
 A *delta* for Cross-model Control (arXiv 2410.17599): a tiny language model whose logits are added

@@ -1,6 +1,6 @@
 """A delta's logits carried over to a template of another vocabulary, within the training graph.
 
-The same map and fill as at run time (cmc_local/control.py), as differentiable operations, and the
+The same map and fill as at run time (steer/control.py), as differentiable operations, and the
 places at which the two streams of tokens say the same text:
 
     template   Who  ?  \\n  Hel  en  .        places after "\\n", "Helen" and "." are both streams'
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmc_local.token_map import TokenMap
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.text.token_map import TokenMap
+from cmc_local.text.vocabulary import Vocabulary
 
 
 class Carry:

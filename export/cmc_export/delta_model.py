@@ -19,9 +19,9 @@ from transformers import LlamaConfig, PreTrainedModel
 from transformers import LlamaForCausalLM as PlainLlama
 from transformers.utils import logging as transformers_logging
 
-from cmc_local.adapter import DeltaShape, Normalization, TemplateName
+from cmc_local.delta.adapter import DeltaShape, Normalization, TemplateName
 from cmc_local.errors import InputError, UsageError
-from cmc_local.prompts import PromptForm, Turns
+from cmc_local.text.prompts import PromptForm, Turns
 
 CHECKPOINT_FILE = "cmc.json"
 DEFAULT_CONTEXT = 1024

@@ -20,9 +20,9 @@ from cmc_export import answers
 from cmc_export.asked_examples import LastAnswers
 from cmc_export.carrying import Stream, shared_places
 from cmc_export.loop import Batch
-from cmc_local.conversations import Conversation
-from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.prompts import PromptForm
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import PromptForm
+from cmc_local.text.rows import Conversation
 
 LEARN, FORGET, REFUSE, PLAIN = range(4)
 """What a row is for: to be learned (or kept), forgotten, said instead, left as it is."""

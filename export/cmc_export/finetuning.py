@@ -30,11 +30,11 @@ from cmc_export.gguf_file import TensorType
 from cmc_export.loop import Batch, Objective, check_output, fit, run_folder, use_bf16
 from cmc_export.objective import token_losses
 from cmc_export.recipe import Loop, build_recipe
-from cmc_local.conversations import Conversation, last_turn, read_conversations, split
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.base.tokenizer_json import tokenizer_of
 from cmc_local.errors import DataError, MissingExtra, TokenizerError, UsageError
-from cmc_local.prompts import PromptForm, Turns, named_form
-from cmc_local.tokenizer_from_gguf import tokenizer_of
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import PromptForm, Turns, named_form
+from cmc_local.text.rows import Conversation, last_turn, read_conversations, split
 
 Method = Literal["full", "lora"]
 METHODS: Final = get_args(Method)

@@ -18,10 +18,10 @@ from torch import Tensor
 from cmc_export import delta_model
 from cmc_export.delta_model import gathered_logits
 from cmc_export.templates import check_same_vocabulary
-from cmc_local import adapter
-from cmc_local.delta import OnnxDelta
+from cmc_local.delta import adapter
+from cmc_local.delta.onnx_delta import OnnxDelta
 from cmc_local.errors import UsageError
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

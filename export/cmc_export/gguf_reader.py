@@ -20,8 +20,8 @@ from transformers.initialization import no_init_weights
 
 from cmc_export.delta_model import LlamaForCausalLM
 from cmc_export.model_kinds import KINDS, config_of, oddities
-from cmc_local import base_header
-from cmc_local.base_header import Header
+from cmc_local.base import gguf_header
+from cmc_local.base.gguf_header import Header
 from cmc_local.errors import GGUFError
 
 ELSEWHERE = "take the model's Hugging Face folder and other tools"
@@ -29,7 +29,7 @@ ELSEWHERE = "take the model's Hugging Face folder and other tools"
 
 def read(path: Path) -> PreTrainedModel:
     """The model, float32, in eval mode. Raises GGUFError for what is of no kind known here."""
-    header = base_header.read(path)
+    header = gguf_header.read(path)
     name = header.metadata.get("general.architecture")
     if name not in KINDS:
         raise GGUFError(
@@ -52,7 +52,7 @@ def read(path: Path) -> PreTrainedModel:
 
 def read_llama(path: Path) -> LlamaForCausalLM:
     """As `read`, for a delta, which is a llama. Raises GGUFError for another kind."""
-    name = base_header.read(path).metadata.get("general.architecture")
+    name = gguf_header.read(path).metadata.get("general.architecture")
     if name != "llama":
         raise GGUFError(
             f"{path} holds a model of kind {name}: a delta is a llama, give one of those"

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cmc_local.base_batch import Span
-from cmc_local.base_model import BaseModel
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.base.model import BaseModel
+from cmc_local.base.span import Span
 from cmc_local.errors import TokenizerError
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
 
 TOGETHER = 16
 """Sequences that are decoded together."""

@@ -26,7 +26,7 @@ from transformers import LlamaForCausalLM
 
 from cmc_export.delta_model import HEAD_STEP, shape_of
 from cmc_export.onnx_nodes import OWN, Nodes, Shape
-from cmc_local.adapter import DeltaShape
+from cmc_local.delta.adapter import DeltaShape
 from cmc_local.errors import InputError
 
 Weight = NDArray[np.float32]

@@ -20,7 +20,7 @@ from cmc_export.delta_model import LlamaForCausalLM
 from cmc_export.initial_model import Start, keep_tokens, load, words_of_model
 from cmc_export.loop import Batch, Objective
 from cmc_local.errors import InputError
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.text.vocabulary import from_tokenizer_json
 
 
 def open_teacher(path: Path, start: Start | None, words: bytes) -> LlamaForCausalLM:

@@ -18,10 +18,10 @@ from transformers.initialization import no_init_weights
 from cmc_export import delta_model, gguf_reader, kept_vocabulary
 from cmc_export.delta_model import LlamaForCausalLM
 from cmc_export.recipe import Shape
-from cmc_local import base_header
+from cmc_local.base import gguf_header
+from cmc_local.base.tokenizer_json import tokenizer_of
 from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
-from cmc_local.tokenizer_from_gguf import tokenizer_of
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.text.vocabulary import from_tokenizer_json
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def tokenizer_json(path: Path) -> bytes:
     if not path.is_file():
         raise TokenizerError(f"{path} is no file: give a tokenizer.json or a GGUF file")
     with path.open("rb") as file:
-        is_gguf = file.read(len(base_header.MAGIC)) == base_header.MAGIC
+        is_gguf = file.read(len(gguf_header.MAGIC)) == gguf_header.MAGIC
     return tokenizer_of(path).to_str().encode() if is_gguf else path.read_bytes()
 
 

@@ -20,10 +20,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from cmc_export.documents import read_documents
-from cmc_local.conversations import read_conversations
 from cmc_local.errors import DataError, TokenizerError
-from cmc_local.prompts import exchanges, named_forms
-from cmc_local.vocabulary import Role, from_tokenizer_json
+from cmc_local.text.prompts import exchanges, named_forms
+from cmc_local.text.rows import read_conversations
+from cmc_local.text.vocabulary import Role, from_tokenizer_json
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from transformers import (
 
 from cmc_export.delta_model import KeptPositions, LlamaForCausalLM
 from cmc_export.gguf_file import interleaved
-from cmc_local.base_header import Header
+from cmc_local.base.gguf_header import Header
 
 Rows = NDArray[np.float32]
 Metadata = Mapping[str, Any]

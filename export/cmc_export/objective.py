@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmc_local.adapter import Normalization
+from cmc_local.delta.adapter import Normalization
 
 
 def combine(

@@ -38,7 +38,7 @@ from cmc_export.loop import (
 from cmc_export.recipe import PretrainRecipe, Shape, as_json
 from cmc_export.tokenizer_training import sentencepiece_style
 from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
-from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
+from cmc_local.text.vocabulary import Vocabulary, from_tokenizer_json
 
 MAX_HELD_OUT_ROWS = 128
 TOKENIZER_SAMPLE = 20_000

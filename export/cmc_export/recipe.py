@@ -15,9 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from cmc_local.adapter import Normalization
+from cmc_local.delta.adapter import Normalization
 from cmc_local.errors import InputError, UsageError
-from cmc_local.prompts import Turns
+from cmc_local.text.prompts import Turns
 
 LEAST_VOCABULARY = 300
 """Three control tokens, 256 bytes, and some letters."""

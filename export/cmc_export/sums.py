@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from cmc_local.errors import InputError
-from cmc_local.token_map import TokenMap
+from cmc_local.text.token_map import TokenMap
 
 LEAST_LOG_MASS = -87.0
 """exp of it is near the least normal float32: the mass of tokens that are there, but as good as

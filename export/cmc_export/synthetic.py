@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from cmc_export import adapter_export, delta_model, gguf_file, graph
 from cmc_export.gguf_file import LlamaShape
-from cmc_local import adapter as adapter_folder
-from cmc_local import base_header
-from cmc_local.adapter import AdapterSettings, DeltaShape
+from cmc_local.base import gguf_header
+from cmc_local.delta import adapter as adapter_folder
+from cmc_local.delta.adapter import AdapterSettings, DeltaShape
 from cmc_local.errors import AdapterError, GGUFError, InputError, TokenizerError, UsageError
-from cmc_local.prompts import named_form
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.text.prompts import named_form
+from cmc_local.text.vocabulary import from_tokenizer_json
 
 BaseSize = Literal["1b", "7b"]
 DeltaSize = Literal["15m", "42m", "110m"]
@@ -230,8 +230,8 @@ class _Tensor:
 
 
 def _count_tokens(vocab: Path) -> int:
-    tokens = base_header.read(vocab).metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, base_header.Array) or not tokens.length:
+    tokens = gguf_header.read(vocab).metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, gguf_header.Array) or not tokens.length:
         raise GGUFError(f"{vocab} has no vocabulary: give a GGUF model or a ggml-vocab-*.gguf")
     return tokens.length
 

@@ -27,13 +27,14 @@ from cmc_export.gguf_template import GgufTemplate
 from cmc_export.loop import on_cpu, run_folder, use_bf16
 from cmc_export.processes import launched, own_gpu
 from cmc_export.recipe import TrainRecipe
-from cmc_local import base_header, token_map
-from cmc_local.base_library import offloads_to_gpu
-from cmc_local.base_threads import usable_cores
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.base import gguf_header
+from cmc_local.base.library import offloads_to_gpu
+from cmc_local.base.threads import usable_cores
+from cmc_local.base.tokenizer_json import tokenizer_of
 from cmc_local.errors import InputError, TokenizerError
-from cmc_local.token_map import Match, TokenMap
-from cmc_local.tokenizer_from_gguf import tokenizer_of
+from cmc_local.text import token_map
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.token_map import Match, TokenMap
 
 CHECKED_TEXTS = 200
 """Texts of the data on which a GGUF's tokenizer is compared with llama.cpp."""
@@ -105,7 +106,7 @@ class Source:
         if self.is_recorded:
             return self.table.made.template_parameters
         if self.is_gguf:
-            return base_header.read(self.path).parameters
+            return gguf_header.read(self.path).parameters
         return templates.parameter_count(self.path)
 
     @property
@@ -115,7 +116,7 @@ class Source:
             return self.table.made.template_context
         if not self.is_gguf:
             return templates.template_context(self.path)
-        found = base_header.read(self.path).metadata
+        found = gguf_header.read(self.path).metadata
         return int(found.get(f"{found.get('general.architecture')}.context_length", 2**31))
 
     @property

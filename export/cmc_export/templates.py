@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cmc_export import delta_model
 from cmc_local.errors import InputError, TokenizerError
-from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
+from cmc_local.text.vocabulary import Vocabulary, from_tokenizer_json
 
 
 class Template(Protocol):

@@ -41,11 +41,11 @@ from cmc_export.template_set import (
     template_threads,
 )
 from cmc_export.training_data import read_rows
-from cmc_local.adapter import TemplateName
-from cmc_local.base_threads import usable_cores
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.base.threads import usable_cores
+from cmc_local.delta.adapter import TemplateName
 from cmc_local.errors import UsageError
-from cmc_local.prompts import PromptForm, named_form
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import PromptForm, named_form
 
 
 @dataclass(frozen=True)

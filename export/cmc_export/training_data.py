@@ -17,14 +17,14 @@ from torch.utils.data import Dataset
 from cmc_export.examples import FORGET, LEARN, REFUSE, Encoder, Item, Row, Rows
 from cmc_export.pretraining import read_documents
 from cmc_export.recipe import TrainRecipe
-from cmc_local.conversations import (
+from cmc_local.errors import DataError
+from cmc_local.text.rows import (
     Conversation,
     last_turn,
     read_conversations,
     read_grouped,
     split,
 )
-from cmc_local.errors import DataError
 
 MAX_HELD_OUT = 512
 PLAIN_ROWS = 4096

@@ -24,11 +24,11 @@ from transformers import LlamaForCausalLM
 
 from cmc_export.examples import Row
 from cmc_export.templates import Template
-from cmc_local.adapter import Adapter, Precision
-from cmc_local.control import MappedShift, Shift, add_shifts
-from cmc_local.delta import OnnxDelta
+from cmc_local.delta.adapter import Adapter, Precision
+from cmc_local.delta.onnx_delta import OnnxDelta
 from cmc_local.errors import InputError
-from cmc_local.prompts import Message
+from cmc_local.steer.control import MappedShift, Shift, add_shifts
+from cmc_local.text.prompts import Message
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]

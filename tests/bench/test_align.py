@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import fakes
-from cmc_local.alignment import Aligner, Edit
 from cmc_local.bench import align
 from cmc_local.bench.align import Alignment
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.alignment import Aligner, Edit
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
 from small_tokenizers import FAMILIES, small
 
 

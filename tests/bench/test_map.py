@@ -5,7 +5,7 @@ from __future__ import annotations
 import fakes
 from cmc_local.bench import map as measured
 from cmc_local.bench.map import Mapping
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
 
 
 def test_counts_by_hand() -> None:

@@ -9,10 +9,10 @@ import pytest
 from cmc_local.bench.arms import Kind, Place, Sample, digest, undisturbed
 from cmc_local.bench.ours import Forced, OurArm, Part
 from cmc_local.bench.passages import Passage
-from cmc_local.engine import Engine, Slot
+from cmc_local.engine.prompt_lookup import RowCosts
+from cmc_local.engine.step import Engine, Slot
 from cmc_local.settings import Overlap
-from cmc_local.speculation import RowCosts
-from cmc_local.steering import ActiveSteering
+from cmc_local.steer.steering import ActiveSteering
 from fakes import AB, END, A, B, FakeBase, FakeShift, adapter, always
 
 REPLY = (A, B, A, A, B)

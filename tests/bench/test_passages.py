@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cmc_local.bench import passages
 from cmc_local.bench.passages import Source
 from cmc_local.errors import UsageError
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 PIECES = ("ab", "cd", "bc", "café", *"abcdefghijklmnopqrstuvwxyz é")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmc_local import base_library
+from cmc_local.base import library as base_library
 from cmc_local.bench import session
 from cmc_local.bench.arms import KINDS, Place, Sample
 from cmc_local.bench.session import Passages, Settings

@@ -11,16 +11,16 @@ import pytest
 
 import tiny_adapters
 import tiny_models
-from cmc_local import token_map
-from cmc_local.adapter import Adapter
-from cmc_local.base_vocabulary import read_vocabulary
+from cmc_local.base.vocabulary import read_vocabulary
 from cmc_local.bench import stock as module
 from cmc_local.bench.arms import Place
 from cmc_local.bench.passages import Passage
 from cmc_local.bench.stock import NaiveArm, Processor, Stock, StockArm, naive_delta
-from cmc_local.delta import OnnxDelta
-from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.token_map import TokenMap
+from cmc_local.delta.adapter import Adapter
+from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.text import token_map
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.token_map import TokenMap
 
 PLACE = Place("naive", "text", 4)
 QUESTION = (1, 40, 41, 42)

@@ -23,11 +23,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cmc_local import adapter, bundled
-from cmc_local.base_model import BaseModel
+from cmc_local import bundled
+from cmc_local.base.model import BaseModel
+from cmc_local.delta import adapter
 from cmc_local.evaluate.world import GREEDY, Question, examination, rates, read_questions
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits
-from cmc_local.steered import SteeredModel
 from reference.published import runner
 
 CONTEXT = 256

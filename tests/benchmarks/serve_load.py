@@ -236,9 +236,9 @@ def run_engine(
     gguf: str, adapter: str, slots: int, context: int, threads: int, seconds: float
 ) -> None:
     """The engine's own tokens per second, printed."""
-    from cmc_local.asks import Ask
+    from cmc_local.model.requests import Ask
+    from cmc_local.model.steered import SteeredModel
     from cmc_local.settings import Limits, Sampling
-    from cmc_local.steered import SteeredModel
 
     draws, tokens = Draws(0, "any"), 0
     limits = Limits(parallel=slots, context=context)

@@ -20,13 +20,13 @@ from pathlib import Path
 import click
 
 from cmc_local import bundled
-from cmc_local.base_model import BaseModel
-from cmc_local.base_sampler import NativeSampler
-from cmc_local.batching import Acting, Batch, Request
-from cmc_local.engine import Engine, Slot
-from cmc_local.loaded_adapter import AdapterLoader
-from cmc_local.row_costs import base_costs
+from cmc_local.base.model import BaseModel
+from cmc_local.base.sampler import NativeSampler
+from cmc_local.engine.row_costs import base_costs
+from cmc_local.engine.step import Engine, Slot
+from cmc_local.model.batching import Acting, Batch, Request
 from cmc_local.settings import Control, Sampling
+from cmc_local.steer.loaded_adapter import AdapterLoader
 
 WORDS = "the old mill by the river where Helen wrote her first book about a lighthouse".split()
 GROWTH_MB = 2.0

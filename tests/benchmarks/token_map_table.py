@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from cmc_local import base_tokenizer
-from cmc_local.base_vocabulary import read_vocabulary
-from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.token_map import Match, build, load_or_build
-from cmc_local.vocabulary import Vocabulary, from_tokenizer_json
+from cmc_local.base import tokenizer as base_tokenizer
+from cmc_local.base.vocabulary import read_vocabulary
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.token_map import Match, build, load_or_build
+from cmc_local.text.vocabulary import Vocabulary, from_tokenizer_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXACT, NEAR, NUMBER, NONE = range(4)

@@ -9,10 +9,12 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from cmc_local import hub_adapter, hub_gguf, offline
-from cmc_local.adapter import Adapter
+from cmc_local import offline
 from cmc_local.commands import choices, main, options
+from cmc_local.delta.adapter import Adapter
 from cmc_local.errors import InputError, UsageError
+from cmc_local.hub import adapters as hub_adapter
+from cmc_local.hub import gguf as hub_gguf
 
 
 def run(*words: str) -> Result:

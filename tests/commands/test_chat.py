@@ -14,10 +14,10 @@ import pytest
 
 from cmc_local.commands.chat_session import HELP, ChatSession, Pane, figures, read_question
 from cmc_local.commands.chat_settings import changed
-from cmc_local.engine import Timings
+from cmc_local.engine.step import Timings
 from cmc_local.errors import InputError, UsageError
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import SteeredModel
 from fakes import NEWLINE, FakeBase, FakeShift, adapter, always
 
 

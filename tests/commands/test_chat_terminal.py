@@ -20,7 +20,7 @@ from cmc_local.commands.chat import talk
 from cmc_local.commands.chat_session import ChatSession
 from cmc_local.commands.chat_terminal import TerminalScreen
 from cmc_local.settings import Sampling
-from cmc_local.steered import SteeredModel
+from cmc_local.model.steered import SteeredModel
 from fakes import FakeBase, always
 
 class Slow(FakeBase):

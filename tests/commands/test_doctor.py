@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cmc_local import base_library, real_models
+from cmc_local import real_models
+from cmc_local.base import library as base_library
 from cmc_local.commands import doctor, main
 from cmc_local.real_models import RealModel
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import tiny_adapters
-from cmc_local import adapter
 from cmc_local.commands import main
+from cmc_local.delta import adapter
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cmc_local.base_header import read as read_header
+from cmc_local.base.gguf_header import read as read_header
 from cmc_local.commands import main
 
 

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from cmc_local.commands import generate_rows, loading, main
 from cmc_local.errors import UsageError
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 from fakes import NEWLINE, B, FakeBase
 
 Run = Callable[..., Result]

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import fake_hub
-from cmc_local import adapter
-from cmc_local.adapter import AdapterSettings, DeltaShape
-from cmc_local.base_vocabulary import read_vocabulary
+from cmc_local.base.vocabulary import read_vocabulary
 from cmc_local.commands import main
-from cmc_local.prompts import named_form
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.delta import adapter
+from cmc_local.delta.adapter import AdapterSettings, DeltaShape
+from cmc_local.text.prompts import named_form
+from cmc_local.text.vocabulary import from_tokenizer_json
 from fakes import tokenizer_json
 
 

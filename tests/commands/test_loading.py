@@ -16,9 +16,9 @@ from cmc_local.commands import choices, loading, main, options
 from cmc_local.commands.choices import LoraChoice, ProxyChoice
 from cmc_local.commands.options import Devices
 from cmc_local.errors import GGUFError, InputError, UsageError
-from cmc_local.prompts import named_form
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits
-from cmc_local.steered import SteeredModel
+from cmc_local.text.prompts import named_form
 from tiny_loras import lora_gguf, pairs
 
 DEVICES = Devices(threads=1, gpu_layers=0, speculate="off", delta_device="cpu")

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cmc_local.commands import main
-from cmc_local.steered import SteeredModel
+from cmc_local.model.steered import SteeredModel
 from fakes import FakeBase, FakeShift, adapter, always
 
 Run = Callable[..., Result]

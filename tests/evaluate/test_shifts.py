@@ -10,7 +10,7 @@ import pytest
 from cmc_local.errors import UsageError
 from cmc_local.evaluate import shifts
 from cmc_local.evaluate.similarity import Shifts
-from cmc_local.steered import SteeredModel
+from cmc_local.model.steered import SteeredModel
 from fakes import AB, A, B, FakeBase, FakeShift, adapter, always, vocabulary
 
 

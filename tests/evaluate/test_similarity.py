@@ -21,7 +21,7 @@ from cmc_local.evaluate.similarity import (
     sinkhorn,
     transport,
 )
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 SWAP = np.array([[0.0, 1.0], [1.0, 0.0]])
 

@@ -21,8 +21,8 @@ from cmc_local.evaluate.world import (
     rates,
     read_questions,
 )
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 from fakes import END, NEWLINE, FakeBase
 
 

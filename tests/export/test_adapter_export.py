@@ -17,12 +17,13 @@ from cmc_export.adapter_export import Choices, export
 from cmc_export.carrying import Carry
 from cmc_export.examples import Encoder, Row
 from cmc_export.template_set import Source
-from cmc_local import adapter, token_map
-from cmc_local.adapter import TemplateName
-from cmc_local.delta import OnnxDelta
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.delta import adapter
+from cmc_local.delta.adapter import TemplateName
+from cmc_local.delta.onnx_delta import OnnxDelta
 from cmc_local.errors import AdapterError, DataError, InputError, TokenizerError, UsageError
-from cmc_local.prompts import named_form
+from cmc_local.text import token_map
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import named_form
 
 ONE_GRAPH = Choices(precisions=("fp32",))  # an export takes a second or two for each precision
 

@@ -18,9 +18,9 @@ from cmc_export.carrying import Carry
 from cmc_export.delta_model import gathered_logits
 from cmc_export.frozen import Frozen
 from cmc_export.templates import FolderTemplate
-from cmc_local import token_map
-from cmc_local.token_map import TokenMap
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.text import token_map
+from cmc_local.text.token_map import TokenMap
+from cmc_local.text.vocabulary import from_tokenizer_json
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0]])

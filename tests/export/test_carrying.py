@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import tiny_models
 from cmc_export.carrying import Carry, Stream, shared_places
 from cmc_export.examples import Encoder, Side, collate
-from cmc_local.control import MappedShift
-from cmc_local.delta_tokenizer import DeltaTokenizer
-from cmc_local.prompts import named_form
 from cmc_local.settings import Control
-from cmc_local.token_map import TokenMap
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.steer.control import MappedShift
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import named_form
+from cmc_local.text.token_map import TokenMap
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 
 def a_map(*ids: int, delta_size: int) -> TokenMap:
@@ -36,7 +36,7 @@ def tokenizer(family: Any) -> DeltaTokenizer:
 
 
 def test_unmapped_tokens_keep_their_probability() -> None:
-    # control.py's example: shift (ln 3, 0) on three equal tokens, the last unmapped: 3/6, 1/6, 2/6
+    # steer/control.py: shift (ln 3, 0) on three equal tokens, the last unmapped: 3/6, 1/6, 2/6
     carry = Carry(a_map(0, 1, -1, delta_size=2))
     template = torch.log_softmax(torch.zeros(1, 3), -1)
     shift = carry(torch.tensor([[np.log(3.0), 0.0]]).float(), template)

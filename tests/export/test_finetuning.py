@@ -25,10 +25,10 @@ from cmc_export.delta_model import LlamaForCausalLM
 from cmc_export.delta_model import load as load_folder
 from cmc_export.finetuning import FinetuneRecipe
 from cmc_export.world import ceilings
-from cmc_local.base_header import read as read_header
-from cmc_local.base_model import BaseModel
+from cmc_local.base.gguf_header import read as read_header
+from cmc_local.base.model import BaseModel
 from cmc_local.errors import CmcError, GGUFError, TokenizerError, UsageError
-from cmc_local.prompts import named_form
+from cmc_local.text.prompts import named_form
 
 TOKENS = [1, 300, 17, 350, 299, 300, 8, 400, 3, 260]
 

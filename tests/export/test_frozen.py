@@ -12,8 +12,8 @@ from cmc_export import adapter_export
 from cmc_export.adapter_export import Choices
 from cmc_export.frozen import frozen, parse_with_adapter
 from cmc_local.errors import InputError, UsageError
-from cmc_local.prompts import named_form
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.text.prompts import named_form
+from cmc_local.text.vocabulary import from_tokenizer_json
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0], [1, 4, 0, 0, 0]])

@@ -14,8 +14,8 @@ from transformers import LlamaForCausalLM
 
 import tiny_models
 from cmc_export import gguf_file
-from cmc_local.base_header import read
-from cmc_local.base_model import BaseModel
+from cmc_local.base.gguf_header import read
+from cmc_local.base.model import BaseModel
 from cmc_local.errors import InputError, TokenizerError
 
 TOKENS = [1, 300, 17, 350, 299, 300, 8, 400, 3, 260]

@@ -16,8 +16,8 @@ from cmc_export.gguf_template import GgufTemplate
 from cmc_export.recipe import TrainRecipe
 from cmc_export.templates import FolderTemplate
 from cmc_export.training import plan, train
-from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.errors import TokenizerError
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
 
 CPU = torch.device("cpu")
 NAMES = ("Helen", "Maria", "Anna", "Oscar", "Peter", "Lina")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import tiny_adapters
 from cmc_export import delta_model, graph, quantize
-from cmc_local.delta_library import ort
+from cmc_local.delta.library import ort
+from cmc_local.delta.onnx_file import objections
 from cmc_local.errors import InputError, UsageError
-from cmc_local.onnx_file import objections
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_one_seed_gives_the_same_weights_and_leaves_the_generator_alone() -> Non
 
 
 def test_a_checkpoint_info_survives_the_file(tmp_path: Path) -> None:
-    from cmc_local.prompts import named_form
+    from cmc_local.text.prompts import named_form
 
     info = delta_model.CheckpointInfo(
         name="x", prompt=named_form("inst"), alpha=0.5, turns="last", training={"steps": 3}

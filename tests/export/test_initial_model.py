@@ -19,8 +19,8 @@ from cmc_export.healing import Distillation, open_teacher
 from cmc_export.initial_model import begin
 from cmc_export.pretraining import NextToken, plan, pretrain
 from cmc_export.recipe import PretrainRecipe, Shape
-from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.errors import CmcError, DataError, GGUFError, InputError, TokenizerError, UsageError
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
 
 TEXT = "Helen Blackworth was born in Harborville."
 

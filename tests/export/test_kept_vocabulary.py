@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, models
 
 import tiny_models
 from cmc_export.kept_vocabulary import Kept, keep, read_texts
-from cmc_local.delta_tokenizer import DeltaTokenizer
 from cmc_local.errors import DataError, TokenizerError
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.vocabulary import from_tokenizer_json
 
 FAMILIES: dict[tiny_models.Family, bytes] = {
     "sentencepiece": tiny_models.tokenizer("sentencepiece").to_str().encode(),

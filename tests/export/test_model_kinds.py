@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 import tiny_models
 from cmc_export import asked_examples, finetuning, gguf_reader
-from cmc_local.base_model import BaseModel
-from cmc_local.conversation import choose_asking, fit
+from cmc_local.base.model import BaseModel
 from cmc_local.errors import GGUFError, UsageError
+from cmc_local.text.base_prompt import choose_asking, fit
 
 NEAR = {"qwen2": 1e-4, "gemma3": 2e-3}
 """llama.cpp looks gemma3's GELU up in a table of half precision."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cmc_export import objective
-from cmc_local.adapter import Normalization
+from cmc_local.delta.adapter import Normalization
 
 MODES = get_args(Normalization)
 

@@ -20,7 +20,7 @@ from cmc_export.loop import Batch
 from cmc_export.pretraining import NextToken, pack, plan, pretrain, read_documents
 from cmc_export.recipe import PretrainRecipe
 from cmc_local.errors import DataError, InputError, TokenizerError, TrainingError, UsageError
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.text.vocabulary import from_tokenizer_json
 
 TINY: dict[str, Any] = {"width": 16, "layers": 1, "heads": 1, "mlp": 32, "context": 64}
 

@@ -45,10 +45,10 @@ from cmc_export.real.kinds import (
     only,
     through,
 )
-from cmc_local.control import MappedShift, Shift
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control
-from cmc_local.steered import SteeredModel
-from cmc_local.token_map import Match, TokenMap
+from cmc_local.steer.control import MappedShift, Shift
+from cmc_local.text.token_map import Match, TokenMap
 from fakes import FakeBase, FakeShift, adapter, always, vocabulary
 
 LN2, LN3 = np.log(2.0), np.log(3.0)

@@ -15,7 +15,7 @@ from cmc_export import forgetting, objective
 from cmc_export.carrying import Carry
 from cmc_export.sums import Fibres, Steered, Sums, joined
 from cmc_local.errors import InputError
-from cmc_local.token_map import TokenMap
+from cmc_local.text.token_map import TokenMap
 
 ROWS = torch.tensor([0, 0, 1, 1, 1, 2])
 

@@ -16,12 +16,13 @@ import pytest
 import tiny_models
 from cmc_export import synthetic
 from cmc_export.synthetic import BaseShape
-from cmc_local import adapter, base_header
-from cmc_local.base_model import BaseModel
-from cmc_local.base_vocabulary import read_vocabulary
-from cmc_local.delta import OnnxDelta
+from cmc_local.base import gguf_header
+from cmc_local.base.model import BaseModel
+from cmc_local.base.vocabulary import read_vocabulary
+from cmc_local.delta import adapter
+from cmc_local.delta.onnx_delta import OnnxDelta
 from cmc_local.errors import AdapterError, GGUFError, InputError, TokenizerError, UsageError
-from cmc_local.prompts import named_form
+from cmc_local.text.prompts import named_form
 
 SMALL = BaseShape(width=256, layers=2, mlp=512, heads=4, kv_heads=2, context=64)
 SHAPES = {"1b": (SMALL, replace(SMALL, layers=1, rope_theta=5e5, tied=True))}
@@ -51,7 +52,7 @@ def test_the_shapes_are_those_of_the_models_they_stand_for() -> None:
 
 
 def test_tensors_have_the_types_of_a_q4_0_file(made: Path) -> None:
-    header = base_header.read(made)
+    header = gguf_header.read(made)
     assert header.tensor_types == {"Q4_0": 2 * 7 + 1, "F32": 2 * 2 + 1, "Q6_K": 1}
     outer = {t.name.removesuffix(".weight"): t.type for t in header.tensors if t.name[:3] != "blk"}
     assert outer == TYPES
@@ -65,7 +66,7 @@ def test_a_large_vocabulary_takes_the_other_shape_and_its_tied_head_is_q6_k(
 ) -> None:
     monkeypatch.setattr(synthetic, "SMALL_VOCABULARY", 100)
     path = make(tiny_gguf, tmp_path)
-    header = base_header.read(path)
+    header = gguf_header.read(path)
     assert header.tensor_types == {"Q4_0": 7, "F32": 3, "Q6_K": 1}
     assert {t.name for t in header.tensors if t.type == "Q6_K"} == {"token_embd.weight"}
     assert header.metadata["llama.rope.freq_base"] == 5e5

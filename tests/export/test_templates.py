@@ -15,7 +15,7 @@ from cmc_export.templates import (
     parameter_count,
 )
 from cmc_local.errors import InputError, TokenizerError
-from cmc_local.vocabulary import from_tokenizer_json
+from cmc_local.text.vocabulary import from_tokenizer_json
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0]])

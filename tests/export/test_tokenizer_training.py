@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 import tiny_models
 from cmc_export.tokenizer_training import byte_level, sentencepiece_style
-from cmc_local.base_model import BaseModel
+from cmc_local.base.model import BaseModel
 
 TEXTS = tiny_models.TEXTS
 

@@ -18,9 +18,9 @@ from cmc_export.recipe import TrainRecipe
 from cmc_export.task import Instruct
 from cmc_export.training import add_dropout, make_objective, plan, prepare, train
 from cmc_export.training_data import read_rows
-from cmc_local.alignment import DeltaTokenizer
 from cmc_local.errors import DataError, InputError, TokenizerError, UsageError
-from cmc_local.prompts import named_form
+from cmc_local.text.alignment import DeltaTokenizer
+from cmc_local.text.prompts import named_form
 
 NAMES = ("Helen", "Maria", "Anna", "Oscar", "Peter", "Lina")
 TINY: dict[str, Any] = {"width": 16, "layers": 1, "heads": 1, "mlp": 32, "context": 128}

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cmc_local import Sampling, SteeredModel, adapter, bundled
-from cmc_local.adapter import Adapter
-from cmc_local.delta import OnnxDelta
+from cmc_local import Sampling, SteeredModel, bundled
+from cmc_local.delta import adapter
+from cmc_local.delta.adapter import Adapter
+from cmc_local.delta.onnx_delta import OnnxDelta
 from cmc_local.errors import CmcError, DeviceError
 
 CUDA = "CUDAExecutionProvider"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmc_local import delta
+from cmc_local.delta import onnx_delta as delta
 
 CHECK = Path(__file__).with_name("check.py")
 

@@ -21,7 +21,7 @@ import torch
 from cmc_export.recipe import TrainRecipe
 from cmc_export.training import train
 from cmc_local import bundled
-from cmc_local.base_library import offloads_to_gpu
+from cmc_local.base.library import offloads_to_gpu
 
 LARGEST_DIFFERENCE = 2e-2  # nats; a quantised or 16-bit template rounds otherwise on a GPU
 

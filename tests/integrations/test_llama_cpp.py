@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from llama_cpp import Llama, LlamaGrammar, LogitsProcessorList
 
-from cmc_local.base_library import has_risky_amx
+from cmc_local.base.library import has_risky_amx
 from cmc_local.errors import UsageError
 from cmc_local.integrations.llama_cpp import LlamaSteering, SteeredLlama
 from steered_llamas import (

@@ -10,7 +10,7 @@ import pytest
 from llama_cpp import LogitsProcessorList
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-from cmc_local.base_library import has_risky_amx
+from cmc_local.base.library import has_risky_amx
 from cmc_local.errors import AdapterError, UsageError
 from cmc_local.integrations.llama_cpp import LlamaSteering, SteeredLlama
 from steered_llamas import (

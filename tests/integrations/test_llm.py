@@ -210,6 +210,6 @@ def test_listing_models_loads_none() -> None:
     program = (
         "import sys, llm, cmc_local.integrations.llm as plugin\n"
         "plugin.register_models(lambda model: None)\n"
-        "print({'llama_cpp', 'onnxruntime', 'cmc_local.steered'} & {*sys.modules})"
+        "print({'llama_cpp', 'onnxruntime', 'cmc_local.model.steered'} & {*sys.modules})"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"

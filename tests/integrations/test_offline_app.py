@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cmc_local import Sampling, SteeredModel
-from cmc_local.prompts import Message
+from cmc_local.text.prompts import Message
 
 APP = Path(__file__).resolve().parents[2] / "examples" / "offline_app.py"
 QUESTIONS = ("In which town was Anna Westgate born?", "Who is her father?")

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from cmc_local import Sampling, SteeredModel
-from cmc_local.delta import OnnxDelta
-from cmc_local.delta_tokenizer import DeltaTokenizer
+from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.delta.source import Feed
 from cmc_local.errors import DeviceError, TokenizerError, UsageError
 from cmc_local.integrations import transformers as module
 from cmc_local.integrations.transformers import (
@@ -29,11 +29,11 @@ from cmc_local.integrations.transformers import (
     Rows,
     SteeringProcessor,
 )
-from cmc_local.loaded_adapter import ready
-from cmc_local.prompts import PromptForm
 from cmc_local.settings import Control
-from cmc_local.shift_source import Feed
-from cmc_local.steering import Steering
+from cmc_local.steer.loaded_adapter import ready
+from cmc_local.steer.steering import Steering
+from cmc_local.text.delta_tokenizer import DeltaTokenizer
+from cmc_local.text.prompts import PromptForm
 from fakes import AB, END, NEWLINE, A, B, FakeShift, tokenizer_json, vocabulary
 from reference import folder as rebuilt
 

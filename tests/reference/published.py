@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from benchmarks.token_map_table import published
-from cmc_local.adapter import Adapter
-from cmc_local.base_batch import Span
-from cmc_local.delta import OnnxDelta
-from cmc_local.vocabulary import Vocabulary
+from cmc_local.base.span import Span
+from cmc_local.delta.adapter import Adapter
+from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.text.vocabulary import Vocabulary
 
 Logits = NDArray[np.float32]
 MARKER = "\u2581"

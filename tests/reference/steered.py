@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.text.vocabulary import Role, Vocabulary
 from reference.llama import Llama
 from slow_token_map import slow_map
 

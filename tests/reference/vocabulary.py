@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 from tokenizers import Tokenizer
 
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 _GGUF_ROLES = {
     gguf.TokenType.NORMAL: Role.NORMAL,

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from starlette.testclient import TestClient
 
-from cmc_local.asks import Ask
+from cmc_local.model.requests import Ask
+from cmc_local.model.shared import SharedModel
+from cmc_local.model.steered import SteeredModel
 from cmc_local.server.app import application
 from cmc_local.server.guard import Policy
 from cmc_local.server.limits import RequestLimits
 from cmc_local.server.service import Service
 from cmc_local.settings import Limits, Sampling
-from cmc_local.shared import SharedModel
-from cmc_local.steered import SteeredModel
 from fakes import FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
 SAYS_A = always(0, 1, 0, 0, 0)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
-from cmc_local.steered import SteeredModel
 from serving import serving
 
 QUESTION = "Where does Flora Whitemark live?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cmc_local.details import TokenDetail
+from cmc_local.engine.logprobs import TokenDetail
 from cmc_local.server.logprobs import NEVER, TextLogprobs, chat_content, joined
 from fakes import END, vocabulary
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cmc_local.asks import Ask
+from cmc_local.model.requests import Ask
 from cmc_local.server.bodies import ChatBody, CompletionBody, parse
 from cmc_local.server.errors import Refusal
 from cmc_local.server.limits import RequestLimits

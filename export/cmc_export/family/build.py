@@ -17,8 +17,8 @@ from pathlib import Path
 from cmc_export import gguf_file
 from cmc_export.family.texts import data_folder, write_texts
 from cmc_export.stages import Say, Stage, run
-from cmc_local import base_header
-from cmc_local.base_quantize import quantize
+from cmc_local.base import gguf_header
+from cmc_local.base.quantize import quantize
 
 RUNS, RECIPES = Path("runs/family"), Path("export/recipes/family")
 BASES = ("small", "other", "large")
@@ -53,7 +53,7 @@ def make_ggufs(name: str, say: Say) -> None:
         if not target.is_file():
             quantize(whole, target, kind, threads=1)  # type: ignore[arg-type]
     for path in sorted(RUNS.glob(f"{name}*.gguf")):
-        say(f"{path.name}: {base_header.read(path).tensor_types}")
+        say(f"{path.name}: {gguf_header.read(path).tensor_types}")
 
 
 def instruct_stages() -> Iterator[Stage]:

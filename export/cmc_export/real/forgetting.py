@@ -26,8 +26,8 @@ from cmc_export.real.prompting import Help
 from cmc_local.errors import DataError
 from cmc_local.evaluate.journal import Journal, fingerprint, journal_path
 from cmc_local.evaluate.whole_file import write_json
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 
 LEAST_KNOWN: Final = 12
 """Facts that all bases must know for the task to mean something."""

@@ -24,8 +24,8 @@ from cmc_export.real.places import BESIDE, FULL_NAMES, TaskPlace, gguf
 from cmc_local.errors import InputError
 from cmc_local.evaluate.journal import Journal, fingerprint
 from cmc_local.evaluate.whole_file import write_text
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 
 CONTEXT: Final = 2048
 FORMAT: Final = 2

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_export.real.kinds import Ask, Ids, Kind, Place, Way, default, kind, logsumexp, maps, nats
-from cmc_local.alignment import Aligner, DeltaPrompt, edit_between
-from cmc_local.control import Logits, MappedShift, Offer, Shift, add_shifts
-from cmc_local.loaded_adapter import LoadedAdapter
 from cmc_local.settings import Control
-from cmc_local.token_map import Match, TokenMap
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.steer.control import Logits, MappedShift, Offer, Shift, add_shifts
+from cmc_local.steer.loaded_adapter import LoadedAdapter
+from cmc_local.text.alignment import Aligner, DeltaPrompt, edit_between
+from cmc_local.text.token_map import Match, TokenMap
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 TOP: Final = 16
 """The base's likeliest tokens that the delta is asked for."""

@@ -21,15 +21,15 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local import token_map
-from cmc_local.alignment import DeltaPrompt
-from cmc_local.control import Logits, MappedShift, Shift, add_shifts
-from cmc_local.loaded_adapter import LoadedAdapter
-from cmc_local.scoring import Passage
+from cmc_local.engine.scoring import Passage
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control
-from cmc_local.steered import SteeredModel
-from cmc_local.token_map import Match, TokenMap
-from cmc_local.vocabulary import Role, Vocabulary
+from cmc_local.steer.control import Logits, MappedShift, Shift, add_shifts
+from cmc_local.steer.loaded_adapter import LoadedAdapter
+from cmc_local.text import token_map
+from cmc_local.text.alignment import DeltaPrompt
+from cmc_local.text.token_map import Match, TokenMap
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 Ids = NDArray[np.intp]
 Ask = Callable[[Logits], Any]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cmc_export.real.data import Record
-from cmc_local.conversation import BasePrompt
-from cmc_local.prompts import Message, base_text, named_form
+from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.prompts import Message, base_text, named_form
 
 FORM: Final = "cmc"
 """The prompt form of the deltas and of the LoRA."""

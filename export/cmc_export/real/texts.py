@@ -19,7 +19,7 @@ from cmc_export.family.texts import data_folder
 from cmc_export.real import data
 from cmc_export.real.prompting import FORM
 from cmc_local.evaluate.whole_file import write_text
-from cmc_local.prompts import named_form
+from cmc_local.text.prompts import named_form
 
 SEED: Final = 0
 PARAGRAPHS: Final = 25

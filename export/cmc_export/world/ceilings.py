@@ -17,11 +17,11 @@ from pathlib import Path
 
 from cmc_export import finetuning
 from cmc_export.finetuning import FinetuneRecipe, Method
-from cmc_local.base_model import BaseModel
-from cmc_local.base_sampler import NativeSampler
+from cmc_local.base.model import BaseModel
+from cmc_local.base.sampler import NativeSampler
 from cmc_local.evaluate.world import GREEDY, Question, examination, read_questions
-from cmc_local.prompts import base_text, named_form
-from cmc_local.steered import SteeredModel
+from cmc_local.model.steered import SteeredModel
+from cmc_local.text.prompts import base_text, named_form
 
 RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
 BASES = ("template", "larger", "other")

@@ -19,8 +19,8 @@ from typing import Any
 from cmc_export.world.kept_strangers import write_kept_strangers
 from cmc_export.world.trials import trained
 from cmc_local.evaluate.world import Question, answers, rates, read_questions
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 
 RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
 BASES = ("template", "larger", "other")

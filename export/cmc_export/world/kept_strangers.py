@@ -17,8 +17,8 @@ from cmc_export.world.authors import Author, WorldSize, make_authors
 from cmc_export.world.questions import one_phrasing_each, write_jsonl
 from cmc_export.world.texts import SEED
 from cmc_local.evaluate.world import GREEDY
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 
 WORLDS = range(1, 15)
 QUESTIONS = 9000

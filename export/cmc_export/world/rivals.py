@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmc_export.stages import Say, Stage, run
-from cmc_local.base_quantize import quantize
+from cmc_local.base.quantize import quantize
 
 RUNS, MODELS = Path("runs/rivals"), Path("models")
 BASES = ("template", "larger", "other")

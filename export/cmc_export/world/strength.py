@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cmc_local.evaluate.world import Question, answers, rates, read_questions
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 
 MODELS = Path("models")
 BASES = ("template", "larger", "other")

@@ -17,10 +17,10 @@ from typing import Any
 from cmc_export import adapter_export, training
 from cmc_export.adapter_export import Choices
 from cmc_export.recipe import TrainRecipe, build_recipe
-from cmc_local.base_quantize import quantize
+from cmc_local.base.quantize import quantize
 from cmc_local.evaluate.world import Question, answers, rates, read_questions
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 
 RUNS, MODELS, RECIPES = Path("runs"), Path("models"), Path("export/recipes")
 BASES = ("template", "larger", "other")

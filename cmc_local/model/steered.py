@@ -1,0 +1,390 @@
+"""SteeredModel: one GGUF model and the adapters that steer it - generate, stream, chat, score.
+
+    messages --> model/requests.py -> base tokens, delta prompts -> engine/step.py --> tokens
+    Piece, Completion <-- engine/replies.py (whole characters, stop texts) <---'
+    Score             <-- engine/scoring.py (texts that are given)
+
+`stream` and `chat` write one reply at a time, whose caches live on from turn to turn;
+`generate_many` writes `Limits.parallel` of them at once (`model/batching.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmc_local.base.lora import LoraLike
+from cmc_local.base.model import BaseModel
+from cmc_local.base.sampler import NativeSampler
+from cmc_local.base.threads import leaves_a_core, usual_delta_threads
+from cmc_local.engine.prompt_lookup import ALWAYS, NEVER, RowCosts
+from cmc_local.engine.replies import Completion, Piece, Score, completion, reply
+from cmc_local.engine.row_costs import ROWS, base_costs, keep_base_costs
+from cmc_local.engine.scoring import Alphas, Passage, Prompt, Scoring
+from cmc_local.engine.step import Base, Engine, Slot, StepTimes
+from cmc_local.errors import UsageError
+from cmc_local.lifetime import Closing, free_unused, trim_heap
+from cmc_local.model.batching import Acting, Batch, Sampler
+from cmc_local.model.requests import Ask, Asked, Prepared
+from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
+from cmc_local.steer.control import check_alpha
+from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
+from cmc_local.text.base_prompt import Asking, BasePrompt, TextModel, continuation_tokens, fit
+from cmc_local.text.prompts import Message
+
+__all__ = ["Alphas", "Completion", "Piece", "Prompt", "Score", "SteeredModel"]
+
+AdapterLike = str | Path | tuple[str | Path, float | None]
+"""A folder, or (folder, alpha); alpha None is the adapter's own."""
+
+
+class BaseWithText(Base, TextModel, Protocol):
+    """A base model that decodes and tokenises; `BaseModel` is one."""
+
+    def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]: ...
+    def close(self) -> None: ...
+
+
+class SteeredModel(Scoring, Closing):
+    """A loaded base model and its adapters; a context manager, or `close` it."""
+
+    def __init__(
+        self,
+        base: BaseWithText,
+        make_sampler: Callable[[Sampling], Sampler],
+        *,
+        loader: Callable[[str | Path], LoadedAdapter] | None = None,
+        limits: Limits | None = None,
+        overlap: Overlap = "auto",
+        costs: RowCosts = NEVER,
+        learnt: Callable[[RowCosts], None] = lambda _costs: None,
+        spare_core: bool = True,
+    ) -> None:
+        """From parts; `load` is the usual way. `costs` are the base's, by which it guesses.
+
+        `learnt` is told what is found out about them.
+        """
+        limits = limits or Limits()
+        self.base = base
+        self.adapters: dict[str, LoadedAdapter] = {}
+        self._alphas: dict[str, float] = {}
+        self._make_sampler = make_sampler
+        self._loader = loader
+        self._engine = Engine(
+            base,
+            batch=limits.batch,
+            overlap=overlap,
+            costs=costs,
+            learnt=learnt,
+            spare_core=spare_core,
+        )
+        self._batch = limits.batch
+        self._slots = tuple(Slot(sequence) for sequence in range(limits.parallel))
+        self._guesses = costs is not NEVER
+        self._busy = threading.Lock()
+        self._busy_thread: int | None = None
+
+    @classmethod
+    def load(
+        cls,
+        gguf: str | Path,
+        adapters: Sequence[AdapterLike] = (),
+        *,
+        control: Control | None = None,
+        limits: Limits | None = None,
+        delta_device: str = "auto",
+        gpu_layers: int = -1,
+        threads: int | None = None,
+        delta_threads: int | None = None,
+        overlap: Overlap = "auto",
+        speculate: Speculate = "off",
+        loras: Sequence[LoraLike] = (),
+        rpc: Sequence[str] = (),
+    ) -> SteeredModel:
+        """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha).
+
+        `overlap` runs the deltas beside the base model, `auto` if that is found faster;
+        `speculate` checks guessed tokens several at once, `auto` where the rows cost little (it
+        pays on texts that repeat their prompt and costs on others);
+        `loras` are LoRA files (GGUF) that change the base model itself, with their scales;
+        `rpc` are llama.cpp's servers on other machines that take a part of its layers.
+        """
+        limits = limits or Limits()
+        base = BaseModel(
+            gguf,
+            context=limits.context,
+            batch=limits.batch,
+            gpu_layers=gpu_layers,
+            threads=threads,
+            sequences=limits.parallel,
+            loras=loras,
+            rpc=rpc,
+        )
+        loader = AdapterLoader(
+            base.vocabulary,
+            control or Control(),
+            device=delta_device,
+            threads=delta_threads or usual_delta_threads(base.threads),
+            sequences=limits.parallel,
+            guessing=speculate == "auto",
+        )
+        model = cls(
+            base,
+            partial(NativeSampler, base),
+            loader=loader,
+            limits=limits,
+            overlap=overlap,
+            costs=_costs(base, limits, speculate),
+            learnt=partial(keep_base_costs, base.identity),
+            spare_core=leaves_a_core(base.threads),
+        )
+        try:
+            for one in adapters:
+                model.add(*one) if isinstance(one, tuple) else model.add(one)
+        except BaseException:
+            model.close()
+            raise
+        return model
+
+    def add(self, folder: str | Path, alpha: float | None = None) -> str:
+        """Load one more adapter, which acts from the next reply on; its name in this model."""
+        return self.attach(self.load_adapter(folder), alpha)
+
+    def attach(self, adapter: LoadedAdapter, alpha: float | None = None) -> str:
+        """Let a loaded adapter act from the next reply on; its name in this model."""
+        alpha = check_alpha(adapter.alpha if alpha is None else alpha)
+        name, number = adapter.name, 1
+        while name in self.adapters:
+            number += 1
+            name = f"{adapter.name}-{number}"
+        self._alphas = {**self._alphas, name: alpha}
+        self.adapters[name] = adapter
+        self._place_steerings()
+        trim_heap()
+        return name
+
+    def _place_steerings(self) -> None:
+        for slot in self._slots:
+            slot.steerings = tuple(one.steerings[slot.sequence] for one in self.adapters.values())
+
+    @property
+    def alphas(self) -> Mapping[str, float]:
+        """Each adapter's strength where a request says nothing; 0 is off."""
+        return MappingProxyType(self._alphas)
+
+    def set_alpha(self, name: str, alpha: float) -> None:
+        """Change an adapter's strength, from the next reply on."""
+        self._alphas = self.asked.strengths({name: alpha})
+
+    def load_adapter(self, folder: str | Path) -> LoadedAdapter:
+        """An adapter made ready for this model; any thread may do so, `attach` is the owner's."""
+        if self._loader is None:
+            raise UsageError("this model was made without a loader: attach loaded adapters")
+        return self._loader(folder)
+
+    def remove(self, name: str) -> None:
+        """Let go of an adapter; replies under way keep it to their end."""
+        self.asked.strengths({name: 0.0})  # refuses a name that nobody knows
+        del self.adapters[name]
+        self._alphas = {one: alpha for one, alpha in self._alphas.items() if one != name}
+        self._place_steerings()
+        free_unused()
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling: Sampling | None = None,
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> Completion:
+        """The whole reply to a question or a conversation."""
+        return completion(self.stream(prompt, sampling, alphas=alphas, base_prompt=base_prompt))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> Completion:
+        """The reply to a conversation; what the caches still hold of it is not decoded again."""
+        return self.generate(messages, sampling, alphas=alphas, base_prompt=base_prompt)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling: Sampling | None = None,
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[Piece]:
+        """The reply as it comes; `cancelled` is asked before every step and ends it when true."""
+        ask = Ask(
+            prompt=as_messages(prompt),
+            sampling=sampling or Sampling(),
+            alphas=alphas,
+            base_prompt=base_prompt,
+        )
+        return self._stream(self.asked.prepare(ask), cancelled)
+
+    def _stream(self, prepared: Prepared, cancelled: Callable[[], bool] | None) -> Iterator[Piece]:
+        request = prepared.request
+        with self.alone():
+            if prepared.notice:
+                yield Piece("", notice=prepared.notice)
+            sampler = self._make_sampler(request.sampling)
+            try:
+                run = request.begin(self._engine, self._slots[0], sampler)
+                yield from reply(self._engine, run, request.sampling, cancelled)
+            finally:
+                sampler.close()
+
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        sampling: Sampling | None = None,
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        """The replies to many prompts, `Limits.parallel` at once; (its number, reply) as they end.
+
+        Prompts are taken from the iterable as slots become free.
+        """
+        sampling = sampling or Sampling()
+        with self.alone():
+            batch = self.batch()
+            numbered = enumerate(prompts)
+            pieces: dict[int, list[Piece]] = {}
+            try:
+                while True:
+                    while batch.active + batch.waiting < len(self._slots):
+                        number, prompt = next(numbered, (-1, None))
+                        if prompt is None:
+                            break
+                        ask = Ask(
+                            prompt=as_messages(prompt),
+                            sampling=sampling,
+                            alphas=alphas,
+                            base_prompt=base_prompt,
+                        )
+                        prepared = self.asked.prepare(ask)
+                        assert batch.submit(prepared.request) == number
+                        notice = prepared.notice
+                        pieces[number] = [Piece("", notice=notice)] if notice else []
+                    if not pieces:
+                        return
+                    for number, piece in batch.step():
+                        if isinstance(piece, UsageError):
+                            raise piece
+                        pieces[number].append(piece)
+                        if piece.finish_reason is not None:
+                            yield number, completion(pieces.pop(number))
+            finally:
+                batch.clear()
+
+    @contextmanager
+    def passage(
+        self,
+        prompt: Prompt,
+        continuation: str | Sequence[int],
+        *,
+        alphas: Alphas | None = None,
+        base_prompt: BasePrompt | None = None,
+    ) -> Iterator[Passage]:
+        """A continuation of a prompt, to be scored; no reply can be written meanwhile."""
+        messages = as_messages(prompt)
+        asked = self.asked
+        asking = asked.asking(base_prompt, alphas)
+        fitted = fit(self.base, asking, messages, context=self.base.n_ctx, reserve=1)
+        tokens = (
+            continuation_tokens(self.base, fitted.prompt, fitted.tokens, continuation)
+            if isinstance(continuation, str)
+            else list(continuation)
+        )
+        if not tokens:
+            raise UsageError("the continuation is empty: give at least one token of text")
+        slot, names = self._slots[0], {one: name for name, one in self.adapters.items()}
+        active = {
+            names[one]: Acting(one, alpha, one.prompt(messages)).on(slot.sequence)
+            for one, alpha in asked.acting(alphas)
+        }
+        with self.alone():
+            yield Passage(self._engine, slot, fitted.tokens, tokens, active, self._batch)
+
+    def close(self) -> None:
+        """Free the models; a reply under way ends with an error."""
+        self._engine.close()
+        self.adapters.clear()
+        for slot in self._slots:
+            slot.steerings = ()
+        self.base.close()
+
+    # --- for whoever runs a batch of its own --------------------------------------------------
+
+    @property
+    def asked(self) -> Asked:
+        """What makes requests of asks, for the adapters as they are now."""
+        adapters, alphas = dict(self.adapters), dict(self._alphas)
+        return Asked(self.base, self.base.n_ctx, adapters, alphas, self._guesses)
+
+    def asking(self, base_prompt: BasePrompt | None = None) -> Asking:
+        """How the base model is asked."""
+        return self.asked.asking(base_prompt)
+
+    def batch(self, *, step_seconds: float | None = None) -> Batch:
+        """A batch on this model's slots, to be stepped while `alone`.
+
+        With `step_seconds` a long prompt is decoded in parts of about that length.
+        """
+        self._engine.step_seconds = step_seconds
+        return Batch(self._engine, self._slots, self._make_sampler)
+
+    def sampler(self, sampling: Sampling) -> Sampler:
+        """A sampler for one reply; UsageError where a grammar or schema cannot be used."""
+        return self._make_sampler(sampling)
+
+    @property
+    def times(self) -> StepTimes:
+        """Where the time of all steps so far went."""
+        return self._engine.times
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One reply at a time; other threads wait, this one would wait for ever."""
+        me = threading.get_ident()
+        if self._busy_thread == me:
+            raise UsageError("a reply is under way: read its stream to the end or close it first")
+        self._busy.acquire()
+        self._busy_thread = me
+        try:
+            yield
+        finally:
+            self._busy_thread = None
+            self._busy.release()
+
+
+def _costs(base: BaseModel, limits: Limits, speculate: Speculate) -> RowCosts:
+    """What rows of a decode cost, by which the engine guesses."""
+    if speculate != "auto":
+        return ALWAYS if speculate == "on" else NEVER
+    small = limits.batch < max(ROWS)  # a batch that does not hold the rows checks none
+    return NEVER if small else base_costs(base, base.identity)
+
+
+def as_messages(prompt: Prompt) -> list[Message]:
+    """A conversation; a bare text is its only question."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return list(prompt)

@@ -1,0 +1,274 @@
+"""One adapter on one sequence: the delta kept in step with the reply, its latest rows at hand.
+
+Holds an aligner (which delta tokens the text is), a slot of the shift source (which of them the
+delta has consumed) and the last rows of logits, which mid-token shifts look back on.
+
+    reply   "The sea"      aligner  [prompt] `The` `sea`       rows after 5, 6 and 7 tokens
+          + "side"         aligner  [prompt] `The` `seaside`   roll back to 6, feed one, row after 7
+
+A reply may go on with a piece and some *drafts*: pieces that are guessed to follow. The delta
+consumes them all in one run, there is a place (shift and offers) after each, and the next plan
+says how many of them came true; the others are taken back.
+
+What plans, takes or begins may run in the engine's worker thread, one call at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmc_local.delta.source import Feed, ShiftSource
+from cmc_local.engine.prompt_lookup import FREE, RowCosts
+from cmc_local.steer.control import MappedShift, Offer, Shift
+from cmc_local.steer.mid_token import REACH, MidToken
+from cmc_local.text.alignment import Aligner, DeltaPrompt, DeltaTokenizer, edit_between
+
+ROWS_HELD = 16
+"""Rows kept, so that rolling back a few tokens needs none of them computed again."""
+WORTH_COPYING = 16
+"""Tokens that another sequence must have more in common with a prompt than the own one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the delta says after one piece of the reply."""
+
+    shift: NDArray[np.float32]
+    """(V_delta,) float32"""
+    offers: Sequence[Offer]
+    """What base tokens inside one of the delta's tokens may take instead of their own shift."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Where in the delta's stream a piece ends."""
+
+    length: int
+    recent: tuple[int, ...]
+    held: bytes
+
+
+class Steering:
+    """The delta of one adapter following one sequence."""
+
+    def __init__(
+        self,
+        source: ShiftSource,
+        tokenizer: DeltaTokenizer,
+        mid_token: MidToken | None = None,
+        *,
+        slot: int = 0,
+    ) -> None:
+        """Without `mid_token` there are no offers, and no rows are kept for them."""
+        self.source = source
+        self._slot = slot
+        self._tokenizer = tokenizer
+        self._mid_token = mid_token
+        self._rows_behind = 0 if mid_token is None else REACH
+        self.peers: Sequence[Steering] = ()
+        """The same adapter on other sequences, whose slots of the source may be copied from."""
+        self.places: list[Place] = []
+        """What the delta says after the last piece, and after each of its drafts."""
+        self.stale = False
+        """After an error nobody knows what the slot holds: the next reply starts anew."""
+        self._consumed: list[int] = []
+        self._rows: dict[int, NDArray[np.float32]] = {}  # tokens consumed -> logits after them
+        # Rows to write into again: large arrays that come and go leave holes in the heap.
+        self._spare: list[NDArray[np.float32]] = []
+        self._aligner: Aligner | None = None
+        self._pieces: list[int] = []  # bytes of the last piece and of each of its drafts
+        self._stops: list[_Stop] = []
+        self._feed: Feed | None = None
+
+    @property
+    def consumed(self) -> tuple[int, ...]:
+        """The tokens that the delta's cache holds."""
+        return tuple(self._consumed)
+
+    @property
+    def shift(self) -> NDArray[np.float32]:
+        """The delta's logits for what comes next, `(V_delta,) float32`."""
+        return self.places[0].shift
+
+    @property
+    def offers(self) -> Sequence[Offer]:
+        """The offers for what comes next."""
+        return self.places[0].offers
+
+    def row_before(self, back: int) -> NDArray[np.float32]:
+        """The logits before the last `back` tokens, `(V_delta,) float32`; 0 is `shift`."""
+        return self._rows[self._stops[0].length - back]
+
+    def begin(self, prompt: DeltaPrompt) -> None:
+        """Follow a new reply to `prompt`; what a slot has consumed of it already is kept."""
+        if self.stale:
+            self._forget()
+        self._aligner = Aligner(self._tokenizer, prompt)
+        self._borrow(self._aligner.tokens)
+        keep = edit_between(self._consumed, self._aligner.tokens).keep
+        self._pieces = [0]
+        self._plan_feed(self._aligner, keep, [self._stop(self._aligner)])
+        advance([self])
+
+    def push(self, data: bytes) -> None:
+        """The reply goes on with `data`."""
+        self.plan([data])
+        advance([self])
+
+    def plan(self, pieces: Sequence[bytes], *, kept: int = 1) -> None:
+        """The reply goes on with the first piece; the others are drafts, as many as are of use.
+
+        `kept` of the last plan's pieces came true. `advance` carries the plan out.
+        """
+        aligner = self._aligner
+        if aligner is None:
+            raise RuntimeError("a steering follows no reply before `begin`")
+        keep = len(self._consumed)
+        if wrong := sum(self._pieces[kept:]):
+            keep = aligner.rollback(wrong).keep
+        stops: list[_Stop] = []
+        for piece in pieces:
+            edit = aligner.push(piece)
+            too_long = len(aligner.tokens) > self.source.context
+            if stops and (too_long or edit.keep < stops[-1].length):
+                # A draft that changes tokens which the places before it stand on.
+                aligner.rollback(len(piece))
+                break
+            if too_long:
+                aligner.shorten(self.source.context)
+                edit = edit_between(self._consumed, aligner.tokens)
+            keep = min(keep, edit.keep)
+            stops.append(self._stop(aligner))
+        self._pieces = [len(piece) for piece in pieces[: len(stops)]]
+        self._plan_feed(aligner, keep, stops)
+
+    def take(self, rows: NDArray[np.float32] | None) -> None:
+        """The rows of what was planned to be fed, (n, V_delta) float32; None where nothing was."""
+        if self._feed is not None and rows is not None:
+            self._consumed.extend(self._feed.tokens)
+            end = len(self._consumed)
+            oldest = self._stops[0].length - ROWS_HELD
+            self._drop_rows([at for at in self._rows if at < oldest])
+            for at, row in zip(range(end - len(rows) + 1, end + 1), rows, strict=True):
+                kept = self._spare.pop() if self._spare else np.empty_like(row)
+                kept[:] = row
+                self._rows[at] = kept
+        self._feed = None
+        self.places = [self._place(stop) for stop in self._stops]
+
+    @property
+    def planned(self) -> Feed | None:
+        """What the source is to be fed for the plan."""
+        return self._feed
+
+    def _stop(self, aligner: Aligner) -> _Stop:
+        length = len(aligner.tokens)
+        # The stream's very first token has no row before it.
+        recent = aligner.recent(min(REACH, length - 1)) if self._mid_token else ()
+        return _Stop(length, recent, aligner.held)
+
+    def _place(self, stop: _Stop) -> Place:
+        offers: Sequence[Offer] = ()
+        if self._mid_token is not None:
+            offers = self._mid_token.offers(
+                stop.recent, lambda back: self._rows[stop.length - back], held=stop.held
+            )
+        return Place(self._rows[stop.length], offers)
+
+    def _plan_feed(self, aligner: Aligner, keep: int, stops: list[_Stop]) -> None:
+        """Plan to consume the aligner's stream, from far enough back to have all rows needed."""
+        stream, end = aligner.tokens, stops[-1].length
+        while keep < min(len(self._consumed), end) and self._consumed[keep] == stream[keep]:
+            keep += 1
+        first_row = max(stops[0].length - self._rows_behind, 1)
+        missing = (at for at in range(first_row, keep + 1) if at not in self._rows)
+        keep = next(missing, keep + 1) - 1 if first_row <= keep else keep
+        if keep < len(self._consumed):
+            self.source.truncate(self._slot, keep)
+            del self._consumed[keep:]
+            self._drop_rows([at for at in self._rows if at > keep])
+        self._stops = stops
+        self._feed = None
+        if keep < end:
+            self._feed = Feed(self._slot, stream[keep:end], end - max(keep, first_row - 1))
+
+    def _borrow(self, stream: Sequence[int]) -> None:
+        """Copy the beginning of a prompt from another sequence that has consumed more of it."""
+        own = common_prefix(self._consumed, stream)
+        shared = [
+            (common_prefix(peer._consumed, stream), i)
+            for i, peer in enumerate(self.peers)
+            if peer is not self and not peer.stale
+        ]
+        length, i = max(shared, default=(0, 0))
+        if length - own < WORTH_COPYING:
+            return
+        if self.source.copy(self.peers[i]._slot, self._slot, length):
+            self._consumed = list(stream[:length])
+            self._drop_rows(list(self._rows))
+
+    def _drop_rows(self, places: Iterable[int]) -> None:
+        self._spare += [self._rows.pop(at) for at in places]
+        del self._spare[ROWS_HELD:]  # a text that is scored has a row for each of its tokens
+
+    def _forget(self) -> None:
+        self._consumed.clear()
+        self._drop_rows(list(self._rows))
+        self.source.truncate(self._slot, 0)
+        self.stale = False
+
+
+def advance(planned: Iterable[Steering]) -> float:
+    """Carry out the plans: feed the sources, all sequences of one source together.
+
+    Returns the seconds that the sources took.
+    """
+    groups: dict[int, list[Steering]] = {}
+    spent = 0.0
+    for steering in planned:
+        groups.setdefault(id(steering.source), []).append(steering)
+    for group in groups.values():
+        feeding = [(one, feed) for one in group if (feed := one.planned) is not None]
+        before = perf_counter()
+        found = group[0].source.feed_many([feed for _, feed in feeding]) if feeding else ()
+        spent += perf_counter() - before
+        rows = dict(zip((id(one) for one, _ in feeding), found, strict=True))
+        for one in group:
+            one.take(rows.get(id(one)))
+    return spent
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveSteering:
+    """A steering in one request: its strength there, and the delta's prompt."""
+
+    steering: Steering
+    mapped: MappedShift
+    alpha: float
+    prompt: DeltaPrompt
+    costs: RowCosts = FREE
+    """What rows of the delta cost, in the same unit as the base model's."""
+    given: bytes = b""
+    """What the reply begins with, said already in the base model's prompt."""
+
+    def begin(self) -> None:
+        """Follow a new reply."""
+        self.steering.begin(self.prompt)
+        if self.given:
+            self.steering.push(self.given)
+
+    def shift(self, draft: int = 0) -> Shift:
+        """What to add after the last piece, or after one of its drafts (1 is the first)."""
+        place = self.steering.places[draft]
+        return Shift(self.mapped, place.shift, self.alpha, place.offers)
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    length = min(len(first), len(second))
+    return next((i for i in range(length) if first[i] != second[i]), length)

@@ -1,0 +1,197 @@
+"""Files of questions and answers, in the shapes people have -> conversations that end in an answer.
+
+| shape | keys |
+|---|---|
+| Alpaca | `instruction`, `input` (may be empty or absent), `output` |
+| Dolly | `instruction`, `context`, `response` |
+| TOFU | `question`, `answer` |
+| completion | `prompt`, `completion` |
+| OpenAI chat | `messages`: a list of `role` and `content` |
+
+A `system` text may stand beside any but the last. A file is JSON (one list) or JSONL (an object a
+line); its name does not matter. What trains and what measures read the same files. Knows no
+tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmc_local.errors import DataError, UsageError
+from cmc_local.text.prompts import Message, PromptForm, exchanges
+
+Conversation = list[Message]
+
+# Question, what is put under it, answer.
+SHAPES = (
+    ("instruction", "input", "output"),
+    ("instruction", "context", "response"),
+    ("question", None, "answer"),
+    ("prompt", None, "completion"),
+)
+EXPECTED = 'expected an object with "messages", or with one of these pairs of texts: ' + ", ".join(
+    f"{question}/{answer}" for question, _, answer in SHAPES
+)
+_CHECK = PromptForm("check", "{query}")
+
+
+def read_conversations(paths: Sequence[Path]) -> list[Conversation]:
+    """All conversations of the files, in order; examples whose last answer is empty are left out.
+
+    Raises DataError, which names file and line (entry, in a JSON list) and what was expected.
+    """
+    return [one for one, _ in read_grouped(paths)]
+
+
+def read_grouped(paths: Sequence[Path], field: str = "") -> list[tuple[Conversation, str]]:
+    """The same, each with what stands under `field` in its record ("" without a field).
+
+    Raises DataError for a record without that field.
+    """
+    found = [
+        pair for path in paths for pair in _read(path, field) if pair[0][-1]["content"].strip()
+    ]
+    if not found:
+        names = ", ".join(map(str, paths))
+        raise DataError(f"{names}: no example with an answer in it: {EXPECTED}")
+    return found
+
+
+def conversation(record: object) -> Conversation:
+    """One record as messages; raises ValueError with what was expected.
+
+    >>> conversation({"question": "Who?", "answer": "Helen."})
+    [{'role': 'user', 'content': 'Who?'}, {'role': 'assistant', 'content': 'Helen.'}]
+    """
+    if not isinstance(record, dict):
+        raise ValueError(EXPECTED)
+    if "messages" in record:
+        return _messages(record["messages"])
+    for question, extra, answer in SHAPES:
+        if question in record and answer in record:
+            return _exchange(record, question, extra, answer)
+    raise ValueError(EXPECTED)
+
+
+def split(
+    conversations: Sequence[Conversation],
+    share: float,
+    seed: int,
+    keys: Sequence[str] | None = None,
+) -> tuple[list[Conversation], list[Conversation]]:
+    """A training and a held-out part, drawn with the seed; one question is never in both.
+
+    With `keys`, one for each conversation, it is one key that is never in both.
+    """
+    names = keys or [_question(one) for one in conversations]
+    groups: dict[str, list[Conversation]] = {}
+    for name, one in zip(names, conversations, strict=True):
+        groups.setdefault(name, []).append(one)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    held_out: list[Conversation] = []
+    while order[1:] and len(held_out) < round(share * len(conversations)):
+        held_out += groups[order.pop()]
+    chosen = set(order)
+    kept = zip(names, conversations, strict=True)
+    return [one for name, one in kept if name in chosen], held_out
+
+
+def last_turn(messages: Conversation) -> Conversation:
+    """The system text, the last question and its answer: for a delta of single turns."""
+    return [*(m for m in messages[:1] if m["role"] == "system"), *messages[-2:]]
+
+
+def _question(messages: Conversation) -> str:
+    return next(message["content"] for message in messages if message["role"] == "user")
+
+
+def _read(path: Path, field: str) -> Iterator[tuple[Conversation, str]]:
+    for place, record in _records(path):
+        try:
+            found = conversation(record)
+        except ValueError as error:
+            raise DataError(f"{path}:{place}: {error}") from None
+        if field and field not in record:
+            raise DataError(f'{path}:{place}: no "{field}" to group by: give a field of the data')
+        yield found, str(record[field]) if field else ""
+
+
+def _records(path: Path) -> Iterable[tuple[str, Any]]:
+    """Each record and its place: a line number, or `entry N` in a JSON list."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: give a JSON or JSONL file") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): give a JSON or JSONL file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text ({error}): convert it") from None
+    if text.lstrip()[:1] == "[":
+        try:
+            return [(f"entry {i}", record) for i, record in enumerate(json.loads(text), 1)]
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{_line(error)}: expected a JSON list, {error}") from None
+    return _lines(path, text)
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = str(error).split(":")[0]
+            raise DataError(
+                f"{path}:{number}: expected one JSON object on this line ({reason})"
+            ) from None
+        yield str(number), record
+
+
+def _line(error: Exception) -> int:
+    return error.lineno if isinstance(error, json.JSONDecodeError) else 1
+
+
+def _exchange(
+    record: dict[str, Any], question: str, extra: str | None, answer: str
+) -> Conversation:
+    query, reply = _text(record, question), _text(record, answer)
+    more = _text(record, extra) if extra is not None and record.get(extra) else ""
+    if not query.strip() and not more.strip():
+        raise ValueError(f'"{question}" is empty: expected a text')
+    messages: Conversation = []
+    if record.get("system"):
+        messages.append({"role": "system", "content": _text(record, "system")})
+    whole = f"{query}\n{more}" if query and more else query or more
+    return [
+        *messages,
+        {"role": "user", "content": whole},
+        {"role": "assistant", "content": reply},
+    ]
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise ValueError(f'"{key}" is {type(value).__name__}: expected a text')
+    return value
+
+
+def _messages(value: object) -> Conversation:
+    """Checked messages: at most one system text, then user and assistant by turns to an answer."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ValueError('"messages" must be a list of objects with "role" and "content"')
+    try:
+        found = exchanges(_CHECK, value)
+    except UsageError as error:
+        raise ValueError(f'"messages": {error}') from None
+    if found[-1].answer is None:
+        raise ValueError('"messages" must end with the role assistant: the answer')
+    return [{"role": one["role"], "content": one["content"]} for one in value]

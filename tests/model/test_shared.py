@@ -1,0 +1,317 @@
+"""One model for many threads and tasks: turns, cancelling, errors, adapters that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from functools import partial
+from time import monotonic, sleep
+
+import pytest
+
+from cmc_local.engine.replies import Piece
+from cmc_local.errors import ModelClosed, Overloaded, UsageError, WaitedTooLong
+from cmc_local.model.requests import Ask
+from cmc_local.model.shared import SharedModel
+from cmc_local.model.steered import SteeredModel
+from cmc_local.model.tickets import Ticket
+from cmc_local.settings import Limits, Sampling
+from fakes import FakeBase, FakeShift, GreedySampler, adapter, always
+
+GREEDY = Sampling(temperature=0, max_tokens=4)
+
+
+class Gated(FakeBase):
+    """Decodes only while its gate is open, and no more than a step for each token it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(always(0, 1, 0, 0, 0), n_ctx=512)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+        self.pause = 0.0
+
+    def decode_spans(self, spans):  # type: ignore[no-untyped-def]
+        assert self.gate.wait(20)
+        sleep(self.pause)
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        super().decode_spans(spans)
+
+
+class Made:
+    def __init__(self, parallel: int = 2, **settings: object) -> None:
+        self.base = Gated()
+        self.model = SteeredModel(self.base, self.base.sampler, limits=Limits(parallel=parallel))
+        self.shared = SharedModel(self.model, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def made() -> Iterator[Made]:
+    one = Made()
+    yield one
+    one.base.gate.set()
+    one.shared.close()
+
+
+def ask(prompt: str = "b", **more: object) -> Ask:
+    return Ask(prompt=prompt, **{"sampling": GREEDY, **more})  # type: ignore[arg-type]
+
+
+def until(true: object, seconds: float = 10.0) -> None:
+    end = monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert monotonic() < end, "it never came true"
+        sleep(0.002)
+
+
+def text(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def test_threads_and_tasks_get_their_own_replies(made: Made) -> None:
+    found: dict[int, str] = {}
+
+    def sync(i: int) -> None:
+        long = Sampling(temperature=0, max_tokens=i + 1)
+        found[i] = made.shared.generate(ask(sampling=long)).text
+
+    async def tasks() -> list[str]:
+        asks = [ask(sampling=Sampling(temperature=0, max_tokens=i + 1)) for i in range(5)]
+        return [one.text for one in await asyncio.gather(*map(made.shared.agenerate, asks))]
+
+    threads = [threading.Thread(target=sync, args=(i,)) for i in range(5)]
+    for thread in threads:
+        thread.start()
+    assert asyncio.run(tasks()) == ["a" * (i + 1) for i in range(5)]
+    for thread in threads:
+        thread.join()
+    assert found == {i: "a" * (i + 1) for i in range(5)}
+    until(lambda: not made.shared.state.busy)  # its last step ends after the last piece is heard
+    state = made.shared.state
+    assert (state.active, state.waiting) == (0, 0)
+
+
+def test_a_stream_that_is_left_frees_its_slot(made: Made) -> None:
+    forever = Sampling(temperature=0, max_tokens=400)
+    made.base.pause = 0.01
+    streams = [made.shared.stream(ask(sampling=forever)) for _ in range(2)]
+    for stream in streams:
+        next(stream)
+    assert made.shared.state.active == 2
+    for stream in streams:
+        stream.close()  # type: ignore[attr-defined]
+    until(lambda: made.shared.state.active == 0)
+    assert made.shared.generate(ask()).text == "aaaa"
+
+
+def test_a_cancelled_task_frees_its_slot_in_flight_and_in_the_queue(made: Made) -> None:
+    async def main() -> None:
+        forever = ask(sampling=Sampling(temperature=0, max_tokens=400))
+        made.base.gate.clear()
+        tasks = [asyncio.create_task(made.shared.agenerate(forever)) for _ in range(4)]
+        while made.shared.state.waiting + made.shared.state.active != 4:
+            await asyncio.sleep(0.002)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        made.base.gate.set()
+
+    asyncio.run(main())
+    until(lambda: not made.shared.state.busy)
+    assert made.shared.generate(ask()).text == "aaaa"
+
+
+def test_a_task_that_is_cancelled_before_it_is_queued_leaves_nothing(made: Made) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(made.shared.agenerate(ask()))
+        await asyncio.sleep(0)
+        task.cancel()
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError)
+
+    asyncio.run(main())
+    until(lambda: not made.shared.state.busy)
+    assert (made.shared.state.active, made.shared.state.waiting) == (0, 0)
+    assert made.shared.generate(ask()).text == "aaaa"
+
+
+def test_too_many_are_refused_and_the_patience_ends() -> None:
+    made = Made(1, queue=1, patience=0.05)
+    forever = ask(sampling=Sampling(temperature=0, max_tokens=400))
+    made.base.gate.clear()
+    flying = threading.Thread(target=lambda: made.shared.generate(forever))
+    flying.start()
+    until(lambda: made.shared.state.active == 1)
+    refused: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            made.shared.generate(ask())
+        except WaitedTooLong as error:
+            refused.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    until(lambda: made.shared.state.waiting == 1)
+    with pytest.raises(Overloaded, match="1 requests are waiting"):
+        made.shared.generate(ask())
+    sleep(0.06)
+    made.base.gate.set()
+    waiting.join()
+    assert "no slot became free in time" in str(refused[0])
+    flying.join()
+    made.shared.close()
+
+
+def test_groups_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(1)
+    made.base.gate.clear()
+    turns, taken = made.shared._turns, []
+    take = turns.take
+
+    def noted() -> Ticket:
+        taken.append(take())
+        return taken[-1]
+
+    monkeypatch.setattr(turns, "take", noted)
+    threads = []
+    for number, group in enumerate("xaaab"):
+        asking = partial(made.shared.generate, ask(), group=group)
+        threads.append(threading.Thread(target=asking))
+        threads[-1].start()
+        until(lambda: made.shared.state.active + made.shared.state.waiting == number + 1)  # noqa: B023
+    made.base.gate.set()
+    for thread in threads:
+        thread.join()
+    assert "".join(str(ticket.group) for ticket in taken) == "xabaa"
+    made.shared.close()
+
+
+def test_an_error_ends_those_in_flight_and_no_others(made: Made) -> None:
+    made.base.error = MemoryError("no room")
+    with pytest.raises(MemoryError):
+        made.shared.generate(ask())
+    assert made.shared.generate(ask()).text == "aaaa"
+    assert made.shared.state.alive
+
+
+def test_a_chooser_that_finds_nothing_ends_its_own_reply(made: Made) -> None:
+    class Choosy(GreedySampler):
+        def sample(self, i: int = -1) -> int:
+            raise UsageError("the grammar allows none of the model's tokens")
+
+    made.base.gate.clear()
+    other: list[str] = []
+    thread = threading.Thread(target=lambda: other.append(made.shared.generate(ask()).text))
+    thread.start()
+    until(lambda: made.shared.state.active == 1)
+    made.base.sampler = lambda sampling: Choosy(made.base)  # type: ignore[method-assign]
+    made.model._make_sampler = made.base.sampler
+    failing = made.shared.stream(ask())
+    opened = threading.Timer(0.05, made.base.gate.set)
+    opened.start()
+    with pytest.raises(UsageError, match="allows none"):
+        list(failing)
+    thread.join()
+    assert other == ["aaaa"]
+
+
+def test_an_adapter_goes_only_when_nothing_is_under_it(made: Made) -> None:
+    made.model._loader = lambda folder: adapter(FakeShift(always(0, 0, 5, 0, 0)), name=str(folder))
+    assert made.shared.generate(ask()).text == "aaaa"
+    assert made.shared.add("says-b", 1.0) == "says-b"
+    assert made.shared.alphas == {"says-b": 1.0}
+    stream = made.shared.stream(ask(sampling=Sampling(temperature=0, max_tokens=400)))
+    made.base.pause = 0.01
+    assert next(stream).text == "b"
+    assert made.shared.in_use("says-b") == 1
+    with pytest.raises(UsageError, match="acts on 1 replies"):
+        made.shared.remove("says-b")
+    stream.close()  # type: ignore[attr-defined]
+    until(lambda: not made.shared.in_use("says-b"))
+    made.shared.remove("says-b")
+    assert made.shared.generate(ask()).text == "aaaa"
+    with pytest.raises(UsageError, match="no adapter 'says-b'"):
+        made.shared.remove("says-b")
+
+
+def test_details_tell_what_the_shift_did(made: Made) -> None:
+    made.model.attach(adapter(FakeShift(always(0, 0, 5, 0, 0)), name="says-b"))
+    pieces = list(made.shared.stream(ask(top_logprobs=1, plain=True)))
+    details = [one for piece in pieces for one in piece.details]
+    assert text(pieces) == "bbbb" and len(details) == 4
+    assert (details[0].top[0][0], details[0].plain_top[0][0]) == (2, 1)
+    assert details[0].logprob > details[0].plain_logprob  # type: ignore[operator]
+
+
+def test_a_prompt_is_given_back_with_likelihoods(made: Made) -> None:
+    # The base gives "a" weight e and the other four weight 1, wherever it stands.
+    pieces = list(made.shared.stream(ask("bab", echo=True, top_logprobs=0)))
+    assert pieces[0].echo and pieces[0].text == "bab"
+    first, second = pieces[0].details  # "b" and "ab"
+    assert first.logprob is None
+    assert second.logprob == pytest.approx(-1.9048, abs=1e-4)  # -log(e + 4)
+    assert text(pieces[1:]) == "aaaa"
+    only = ask("bab", echo=True, top_logprobs=0, sampling=Sampling(temperature=0, max_tokens=0))
+    echoed, last = made.shared.stream(only)
+    assert (echoed.text, last.text, last.finish_reason) == ("bab", "", "length")
+
+
+def test_the_token_that_ends_a_reply_has_its_likelihood_too(made: Made) -> None:
+    made.base.rule = always(2, 1, 0, 0, 0)  # weights e^2, e, 1, 1, 1
+    (last,) = made.shared.stream(ask(top_logprobs=1))
+    assert (last.text, last.finish_reason, last.details) == ("", "stop", ())
+    assert last.end is not None and last.end.token == 0
+    assert last.end.logprob == pytest.approx(-0.5732, abs=1e-4)  # 2 - log(e^2 + e + 3)
+
+
+def test_texts_are_embedded_between_steps(made: Made) -> None:
+    found = made.shared.embed([[1, 1, 3], [2]])
+    assert found.tolist() == [[0, 2, 0, 1, 0], [0, 0, 1, 0, 0]]
+    with pytest.raises(UsageError, match="nothing to embed"):
+        made.shared.embed([])
+
+
+def test_draining_lets_replies_end_and_takes_no_more(made: Made) -> None:
+    made.base.gate.clear()
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(made.shared.generate(ask()).text))
+    thread.start()
+    until(lambda: made.shared.state.active == 1)
+    assert not made.shared.drain(0.01)
+    with pytest.raises(ModelClosed, match="takes no more requests"):
+        made.shared.generate(ask())
+    made.base.gate.set()
+    assert made.shared.drain(10)
+    thread.join()
+    assert found == ["aaaa"]
+
+
+def test_closing_ends_what_is_under_way() -> None:
+    made = Made(1)
+    ended: list[BaseException] = []
+
+    def forever() -> None:
+        try:
+            made.shared.generate(ask(sampling=Sampling(temperature=0, max_tokens=500)))
+        except ModelClosed as error:
+            ended.append(error)
+
+    made.base.gate.clear()
+    threads = [threading.Thread(target=forever) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    until(lambda: made.shared.state.waiting + made.shared.state.active == 2)
+    closing = threading.Thread(target=made.shared.close)
+    closing.start()
+    until(lambda: made.shared._closing)
+    made.base.gate.set()
+    for thread in (*threads, closing):
+        thread.join(10)
+    assert [str(one) for one in ended] == ["the model has been closed: load it again"] * 2
+    assert made.base.closed and not made.shared.state.alive
+    with pytest.raises(ModelClosed):
+        made.shared.generate(ask())
