@@ -14,7 +14,7 @@ from cmc_local.evaluate.alpaca import outputs, read_instructions
 from cmc_local.evaluate.answering import lengths
 from cmc_local.evaluate.journal import fingerprint
 from cmc_local.evaluate.results import ResultRow, Strength, spread
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
 

@@ -25,7 +25,7 @@ from cmc_local.evaluate.results import (
     document,
     strengths,
 )
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
 from cmc_local.model.steered import Prompt, SteeredModel
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt

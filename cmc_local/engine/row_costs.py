@@ -25,7 +25,7 @@ from cmc_local.base.span import Span
 from cmc_local.delta.source import ShiftSource
 from cmc_local.engine.prompt_lookup import NEVER, RowCosts
 from cmc_local.engine.runs import Base
-from cmc_local.text.token_map import cache_folder
+from cmc_local.files import cache_folder
 
 ROWS: Final = (1, 2, 4, 8)
 _ENOUGH: Final = 1.0

@@ -28,7 +28,7 @@ from cmc_local.errors import DataError
 from cmc_local.evaluate import report_gaps, report_html, report_plots
 from cmc_local.evaluate.report_gaps import Gap, Row, entries, is_number
 from cmc_local.evaluate.report_html import Markup
-from cmc_local.evaluate.whole_file import write_text
+from cmc_local.files import write_text
 
 MOST_MOVED: Final = 15
 """Tokens shown of each direction."""

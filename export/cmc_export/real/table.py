@@ -17,7 +17,7 @@ from cmc_export.real.statistics import DRAWS, LEVEL
 from cmc_local import __version__
 from cmc_local.errors import DataError
 from cmc_local.evaluate import report_html
-from cmc_local.evaluate.whole_file import write_text
+from cmc_local.files import write_text
 
 Say = Callable[[str], None]
 HEAD: Final = (
