@@ -39,6 +39,10 @@ def _explanation(error: Exception, place: str) -> InputError | None:
     from huggingface_hub import errors as known
 
     transport = known.HfHubHTTPError.__bases__[0]  # the base of httpx's errors, or of httpx2's
+    unusable = OSError | RuntimeError | ValueError | TypeError | KeyError | known.XetDownloadError
+    wrapped = isinstance(error, known.LocalEntryNotFoundError | RuntimeError)
+    if wrapped and isinstance(error.__cause__, Exception):
+        return _explanation(error.__cause__, place)
     match error:
         case known.GatedRepoError():
             return InputError(
@@ -68,9 +72,7 @@ def _explanation(error: Exception, place: str) -> InputError | None:
             )
         case OSError() if error.filename is not None:
             return None
-        case RuntimeError() if isinstance(error.__cause__, Exception):  # a worker's, wrapped
-            return _explanation(error.__cause__, place)
-        case OSError() | RuntimeError() | ValueError() | TypeError() | KeyError():
+        case _ if isinstance(error, unusable):
             return HubUnreachable(
                 f"{_endpoint()} gave no usable answer about {place} ({_line(error)}): "
                 "try again later, and look at HF_ENDPOINT"
