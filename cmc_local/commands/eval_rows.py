@@ -16,8 +16,8 @@ from cmc_local.commands.eval_options import Setup
 from cmc_local.commands.progress import progress
 from cmc_local.delta.adapter import SETTINGS_FILE
 from cmc_local.errors import AdapterError, UsageError
-from cmc_local.evaluate.answering import answers
 from cmc_local.evaluate.journal import Journal, Told, Value, Work, fingerprint, journal_path
+from cmc_local.evaluate.reply_measures import answers
 from cmc_local.evaluate.results import (
     ResultRow,
     Strength,

@@ -20,7 +20,7 @@ from statistics import fmean, harmonic_mean
 from typing import Any
 
 from cmc_local.errors import DataError, InputError
-from cmc_local.evaluate.extra import import_extra
+from cmc_local.evaluate.optional_imports import import_optional
 from cmc_local.evaluate.records import read_records
 from cmc_local.evaluate.rouge import rouge_l_recall
 
@@ -203,7 +203,7 @@ def forget_quality(unlearned_ratios: Sequence[float], retrained_ratios: Sequence
     models answered different numbers of questions, or none.
     """
     check_comparable(len(unlearned_ratios), retrained_ratios)
-    stats = import_extra("scipy.stats")
+    stats = import_optional("scipy.stats")
     return float(stats.ks_2samp(unlearned_ratios, retrained_ratios).pvalue)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from cmc_local.errors import DataError
-from cmc_local.evaluate import answering
+from cmc_local.evaluate import reply_measures
 from cmc_local.evaluate.records import read_records
 from cmc_local.model.steered import Alphas, SteeredModel
 from cmc_local.settings import Sampling
@@ -93,7 +93,7 @@ def examination(
 def answers(model: SteeredModel, questions: Sequence[Question], alphas: Alphas) -> list[str]:
     """The model's greedy reply to each question, alone in its conversation."""
     asked = [one.question for one in questions]
-    found = answering.answers(model, asked, GREEDY, alphas=alphas, base_prompt=None)
+    found = reply_measures.answers(model, asked, GREEDY, alphas=alphas, base_prompt=None)
     return [one["reply"] for one in found]
 
 
