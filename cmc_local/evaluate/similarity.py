@@ -175,9 +175,9 @@ def edit_distances(some: Sequence[bytes], others: Sequence[bytes]) -> Floats:
            [1. ]])
     """
     levenshtein = import_optional("rapidfuzz.distance.Levenshtein")
-    spelled: list[Sequence[bytes | str]] = [some, others]
+    spelled: list[Sequence[bytes] | Sequence[str]] = [some, others]
     with contextlib.suppress(UnicodeDecodeError):
-        spelled = [[text.decode() for text in texts] for texts in spelled]
+        spelled = [[text.decode() for text in texts] for texts in (some, others)]
     table: Floats = import_optional("rapidfuzz.process").cdist(
         *spelled, scorer=levenshtein.normalized_distance, dtype=np.float64
     )
