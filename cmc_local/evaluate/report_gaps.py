@@ -61,7 +61,7 @@ _NEAREST_CEILING: Final = 0.05
 """In the metric's own unit (nats, shares): below this a gap is a ratio of two noises."""
 _NEAREST_CEILINGS: Final[Mapping[str, float]] = {
     "bits_per_character": 0.02,
-    # the examination's own (evaluate/world.py)
+    # the small world's examination: its fine-tunes are far above the plain models
     **dict.fromkeys(("exact", "fact", "forgotten_fact", "kept_fact"), 0.3),
 }
 
@@ -177,7 +177,7 @@ def gap_table(rows: Sequence[Row]) -> list[Gap]:
                 low = _value(plain, metric)
                 value = row.metrics.get(metric) if others else None
                 top = _value(finetuned, metric)
-                gaps.append(Gap(row, metric, low, value, top, _closed(metric, low, value, top)))
+                gaps.append(Gap(row, metric, low, value, top, gap_closed(metric, low, value, top)))
     tasks, models = _ranks(row.task for row in rows), _ranks(row.model for row in rows)
     metrics = _ranks(gap.metric for gap in gaps)
     return sorted(
@@ -263,6 +263,23 @@ def frontiers(rows: Sequence[Row]) -> list[Frontier]:
     ]
 
 
+def gap_closed(
+    metric: str, plain: float | None, value: float | None, finetuned: float | None
+) -> float | None:
+    """(value - plain) / (finetuned - plain); None where the ceiling is not clearly better.
+
+    >>> gap_closed("exact", plain=0.0, value=0.6, finetuned=0.8)
+    0.75
+    """
+    lower = lower_is_better(metric)
+    if plain is None or value is None or finetuned is None or lower is None:
+        return None
+    better = plain - finetuned if lower else finetuned - plain
+    if better < _NEAREST_CEILINGS.get(metric, _NEAREST_CEILING):
+        return None
+    return round((value - plain) / (finetuned - plain), 4)
+
+
 def lower_is_better(metric: str) -> bool | None:
     """None for what is neither better nor worse, and for a metric that is not known."""
     return LOWER_IS_BETTER.get(metric)
@@ -276,19 +293,6 @@ def metric_name(metric: str) -> str:
 def measure_name(task: str, metric: str) -> str:
     """The metric, with its task where the metric's own name does not say it."""
     return metric_name(metric) if metric.startswith(task) else f"{task}: {metric_name(metric)}"
-
-
-def _closed(
-    metric: str, plain: float | None, value: float | None, finetuned: float | None
-) -> float | None:
-    """(value - plain) / (finetuned - plain); None where the ceiling is not clearly better."""
-    lower = lower_is_better(metric)
-    if plain is None or value is None or finetuned is None or lower is None:
-        return None
-    better = plain - finetuned if lower else finetuned - plain
-    if better < _NEAREST_CEILINGS.get(metric, _NEAREST_CEILING):
-        return None
-    return round((value - plain) / (finetuned - plain), 4)
 
 
 def _row(record: Any, where: str) -> Row:

@@ -12,9 +12,8 @@ docstrings say where. Knows two callables, `score` and `reply`; nothing of model
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 from typing import Any
@@ -216,23 +215,6 @@ def check_comparable(count: int, retrained_ratios: Sequence[float]) -> None:
         )
 
 
-def to_json(result: SetMeasures | Means | Utility) -> dict[str, Any]:
-    """The result as what `json` writes; no number is lost in writing and reading."""
-    return asdict(result)
-
-
-def from_json(document: Any, where: str) -> SetMeasures:
-    """The measures that `to_json` gave; DataError with `where` (file, part) if they are none."""
-    names = [field.name for field in fields(SetMeasures)]
-    columns: list[Any] = [document.get(name) for name in names if isinstance(document, dict)]
-    if not all(map(_is_numbers, columns)) or len({len(column) for column in columns}) != 1:
-        raise DataError(
-            f"{where}: expected the lists {', '.join(names)} of one number a question; "
-            "measure the model again"
-        )
-    return SetMeasures(*(tuple(map(float, column)) for column in columns))
-
-
 def _ratio(log_ratio: float) -> float:
     return math.exp(max(-LARGEST_LOG_RATIO, min(LARGEST_LOG_RATIO, log_ratio)))
 
@@ -262,12 +244,3 @@ def _perturbed(record: dict[str, Any], where: str) -> tuple[str, ...]:
     if not all(isinstance(value, str) and value.strip() for value in values):
         raise DataError(f"{where}: expected nothing but texts in `perturbed_answer`")
     return tuple(values)
-
-
-def _is_numbers(values: Any) -> bool:
-    """Whether this is a list of at least one finite number, none below 0."""
-    return (
-        isinstance(values, list)
-        and bool(values)
-        and all(type(one) in (int, float) and 0 <= one <= sys.float_info.max for one in values)
-    )

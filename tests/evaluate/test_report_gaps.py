@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from cmc_local.evaluate import world
 from cmc_local.evaluate.report_gaps import (
     Gap,
     Row,
@@ -78,13 +77,6 @@ def test_a_gap_needs_a_ceiling_clearly_better_than_plain(
     ]
     gap = only(gap_table(rows))
     assert gap.closed == (0.5 if known else None)
-
-
-@pytest.mark.parametrize("ceiling", [0.29, 0.31])
-def test_the_worlds_gaps_are_those_of_the_examination(ceiling: float) -> None:
-    rows = [row("plain", 0.0), row("finetuned", ceiling), steered(0.1)]
-    rows = [Row(**{**fields(one), "metrics": {"exact": one.metrics["nll"]}}) for one in rows]
-    assert only(gap_table(rows)).closed == world.gap_closed(0.0, 0.1, ceiling)
 
 
 def test_what_was_not_measured_on_the_same_data_is_no_reference() -> None:
