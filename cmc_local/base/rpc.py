@@ -4,7 +4,8 @@
     here                    BaseModel("model.gguf", rpc=["192.168.1.2:50052"])
 
 For a model that is larger than one machine. The server comes with llama.cpp and must be of the same
-version; this side needs a build with `-DGGML_RPC=ON`, as `make` makes it. What ggml makes of it stays as it is:
+version; this side needs a build with `-DGGML_RPC=ON`, as `make` makes it. What ggml makes of it
+stays as it is:
 
 - The traffic is plain text without authentication, and who reaches a server can make it crash or
   worse: use a network that you trust, or a tunnel.
