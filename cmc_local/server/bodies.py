@@ -64,12 +64,13 @@ class StreamOptions(Body):
 
 
 class JsonSchema(Body):
-    content: dict[str, Any] = Field(alias="schema")
+    content: Any = Field(None, alias="schema")
 
 
 class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    content: Any = Field(None, alias="schema")
 
 
 class Generation(Body):
@@ -92,7 +93,16 @@ class Generation(Body):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
+    json_schema: Any = None
+    regex: str | None = None
+    lark: str | None = None
     grammar: str | None = None
+    """GBNF."""
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: Any = None
+    guided_grammar: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
