@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from cmc_local.server.errors import Refusal, invalid
 from cmc_local.server.names import MAX_ALPHA
@@ -49,6 +49,8 @@ def _all_tokens(value: list[Any]) -> bool:
 
 Texts = Annotated[list[str], PlainValidator(_one_or_more)]
 Alpha = Annotated[float | None, Field(ge=-MAX_ALPHA, le=MAX_ALPHA)]
+Tokens = Annotated[int | None, Field(ge=-1, le=MAX_COUNT)]
+"""-1 writes on until the context is full."""
 Prompts = Annotated[list[str | list[int]], PlainValidator(_prompts)]
 
 
@@ -78,7 +80,7 @@ class Generation(Body):
 
     model: str | None = None
     cmc: list[AdapterAlpha] | None = None
-    max_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
+    max_tokens: Tokens = None
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, ge=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -91,6 +93,7 @@ class Generation(Body):
     n: int | None = Field(None, ge=1)
     stop: Texts | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    """-1 draws one, as no seed does."""
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
     json_schema: Any = None
@@ -128,7 +131,7 @@ class ChatBody(Generation):
     """`POST /v1/chat/completions`."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
+    max_completion_tokens: Tokens = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     cmc_plain: bool | None = None
@@ -189,10 +192,12 @@ class EmbeddingBody(Body):
 
 
 class TokenizeBody(Body):
-    """`POST /tokenize`, as llama-server has it."""
+    """`POST /tokenize`, as llama-server has it (`content`) or vLLM (`prompt`)."""
 
-    content: str
-    add_special: bool = False
+    content: str = Field(validation_alias=AliasChoices("content", "prompt"))
+    add_special: bool = Field(
+        False, validation_alias=AliasChoices("add_special", "add_special_tokens")
+    )
     parse_special: bool = True
     with_pieces: bool = False
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from cmc_local.model.requests import Ask
 from cmc_local.server import names
-from cmc_local.server.bodies import ChatBody, ChatMessage, CompletionBody, Generation
+from cmc_local.server.bodies import MAX_COUNT, ChatBody, ChatMessage, CompletionBody, Generation
 from cmc_local.server.errors import invalid, quoted
 from cmc_local.server.forms import form_settings
 from cmc_local.server.limits import RequestLimits
@@ -143,7 +143,8 @@ def _alternatives(count: int | None, param: str, limits: RequestLimits) -> int |
 def _sampling(body: Generation, max_tokens: int | None, setting: Setting) -> Sampling:
     limits = setting.limits
     given: dict[str, Any] = {name: getattr(body, name) for name in _AS_THEY_ARE}
-    given["max_tokens"] = body.max_tokens if max_tokens is None else max_tokens
+    most = body.max_tokens if max_tokens is None else max_tokens
+    given["max_tokens"] = MAX_COUNT if most == -1 else most
     if body.temperature is not None:
         given["temperature"] = 0.0 if body.temperature < _GREEDY_BELOW else body.temperature
     if body.top_k is not None:
@@ -155,6 +156,8 @@ def _sampling(body: Generation, max_tokens: int | None, setting: Setting) -> Sam
     if body.logit_bias is not None:
         given["logit_bias"] = _bias(body.logit_bias, setting)
     chosen = {name: value for name, value in given.items() if value is not None}
+    if body.seed == -1:  # llama.cpp's word for a new one each time
+        chosen["seed"] = None
     chosen |= form_settings(body, limits)
     return replace(setting.sampling, **chosen)
 
