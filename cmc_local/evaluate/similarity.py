@@ -43,10 +43,10 @@ class Shifts:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Call:
-    """What a shift would say to a base without opinion: the softmax of its TOP largest tokens.
+class TopTokens:
+    """The TOP tokens that a shift raises most, weighted by the softmax of the shift over them.
 
-    A softmax forgets the constant that a shift is free to have.
+    A softmax stays the same when a constant is added, as a shift's meaning does.
     """
 
     texts: list[bytes]
@@ -64,7 +64,7 @@ def similarities(models: Mapping[str, Shifts]) -> dict[str, Any]:
     count = len(models)
     cosines, distances = np.zeros((count, count)), np.zeros((count, count))
     every = list(models.items())
-    called = [calls(shifts) for shifts in models.values()]
+    tops = [top_tokens(shifts) for shifts in models.values()]
     for i, (one_name, one) in enumerate(every):
         for j, (other_name, other) in enumerate(every[: i + 1]):
             ids, other_ids = shared_tokens(one.vocabulary, other.vocabulary)
@@ -75,7 +75,7 @@ def similarities(models: Mapping[str, Shifts]) -> dict[str, Any]:
                 )
             rows = zip(one.rows[:, ids], other.rows[:, other_ids], strict=True)
             cosines[i, j] = cosines[j, i] = np.mean([cosine(a, b) for a, b in rows])
-            both = zip(called[i], called[j], strict=True)
+            both = zip(tops[i], tops[j], strict=True)
             distances[i, j] = distances[j, i] = np.mean([transport(a, b) for a, b in both])
     return {
         "models": list(models),
@@ -96,8 +96,8 @@ def shared_tokens(one: Vocabulary, other: Vocabulary) -> tuple[NDArray[np.intp],
     return ids, other_ids
 
 
-def calls(shifts: Shifts) -> list[Call]:
-    """What each row calls for, among the tokens that have a text."""
+def top_tokens(shifts: Shifts) -> list[TopTokens]:
+    """Of each row, among the tokens that have a text."""
     tokens = shifts.vocabulary.tokens
     ids = np.array([i for i, text in enumerate(tokens) if text], dtype=np.intp)
     found = []
@@ -105,7 +105,7 @@ def calls(shifts: Shifts) -> list[Call]:
         best = ids[np.argsort(-row[ids], kind="stable")[:TOP]]
         values = row[best].astype(np.float64)
         weights = np.exp(values - values.max())
-        found.append(Call([tokens[i] for i in best], weights / weights.sum()))
+        found.append(TopTokens([tokens[i] for i in best], weights / weights.sum()))
     return found
 
 
@@ -123,8 +123,8 @@ def cosine(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
     return float(one @ other) / length if length > 0 else 0.0
 
 
-def transport(a: Call, b: Call) -> float:
-    """The Sinkhorn distance, in [0, 1], of what two shifts call for.
+def transport(a: TopTokens, b: TopTokens) -> float:
+    """The Sinkhorn distance, in [0, 1], of two shifts' top tokens.
 
     Moving mass from one token to another costs their texts' edit distance over the longer one's
     length, so vocabularies need not share a token, and "Par" is nearer to "Paris" than to "the".

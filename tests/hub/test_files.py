@@ -164,7 +164,7 @@ def test_what_the_hub_refuses_is_one_line(
 def test_trouble_on_the_way_is_one_line(fake: FakeHub) -> None:
     fake.add("user/m", {"m.gguf": WEIGHTS})
     fake.statuses = [503]
-    with pytest.raises(InputError, match=r"is in trouble \(503\): try again later") as error:
+    with pytest.raises(InputError, match=r"failed \(503\): try again later") as error:
         hub_gguf.fetch("user/m")
     assert "\n" not in str(error.value)
 
