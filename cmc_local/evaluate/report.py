@@ -26,7 +26,8 @@ from typing import Any, Final, TypeVar
 from cmc_local.errors import DataError
 from cmc_local.evaluate import report_gaps, report_plots
 from cmc_local.evaluate.html_pages import render
-from cmc_local.evaluate.report_gaps import Gap, Row, entries, is_number
+from cmc_local.evaluate.report_gaps import Gap, entries, is_number
+from cmc_local.evaluate.results import ResultRow
 from cmc_local.files import write_text
 
 Data = TypeVar("Data")
@@ -56,7 +57,7 @@ def write_page(
     write_text(path, render("report.html", title=title, lead=lead, **shown))
 
 
-def _shown(rows: list[Row], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _shown(rows: list[ResultRow], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the template shows, by its names there; what there is no data for is empty."""
     gaps = report_gaps.gap_table(rows)
     main = report_gaps.main_lines(gaps)
@@ -165,7 +166,7 @@ def _point(record: Any, where: str) -> dict[str, float]:
     return numbers
 
 
-def _commands(rows: Sequence[Row]) -> dict[str, list[str]]:
+def _commands(rows: Sequence[ResultRow]) -> dict[str, list[str]]:
     """The rows that each command measured."""
     made: dict[str, list[str]] = {}
     for row in rows:
