@@ -54,6 +54,14 @@ def has(name: str) -> bool:
         return False
 
 
+def holds(path: Path) -> bool:
+    """Whether a GGUF file, or an adapter's folder, is one of the bundled ones."""
+    try:
+        return path.resolve().parent == folder()
+    except InputError:
+        return False
+
+
 def template_folder() -> Path:
     """The template model as a Hugging Face folder."""
     return _existing("template", "template", BASES)

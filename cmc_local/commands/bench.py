@@ -20,10 +20,11 @@ import click
 
 from cmc_local import bundled
 from cmc_local.bench.arms import KINDS, USUAL
-from cmc_local.commands import bench_parts, choices, completing, options
-from cmc_local.commands.loading import is_bundled
+from cmc_local.commands import bench_parts, completing, options
+from cmc_local.commands.model_choice import Devices
 from cmc_local.commands.workshop import import_workshop
 from cmc_local.errors import UsageError
+from cmc_local.hub import places
 
 Made = TypeVar("Made")
 
@@ -125,7 +126,7 @@ def command(
     /,
     gguf: str | None,
     adapter: str | None,
-    devices: options.Devices,
+    devices: Devices,
     as_json: bool,
     synthetic: str | None,
     vocab: Path | None,
@@ -179,19 +180,19 @@ command.add_command(bench_parts.map_command)
 command.add_command(bench_parts.align_command)
 
 
-def _given(gguf: str | None, adapter: str | None) -> tuple[Path, choices.AdapterChoice | None]:
+def _given(gguf: str | None, adapter: str | None) -> tuple[Path, places.AdapterChoice | None]:
     """The base and the adapter that were named; the bundled template and its adapter else."""
-    base = bundled.base("template") if gguf is None else choices.gguf_path(gguf)
+    base = bundled.base("template") if gguf is None else places.gguf_path(gguf)
     if adapter is not None:
-        return base, choices.parse_adapter(adapter)
-    if is_bundled(base):
-        return base, choices.AdapterChoice(bundled.adapter())
+        return base, places.parse_adapter(adapter)
+    if bundled.holds(base):
+        return base, places.AdapterChoice(bundled.adapter())
     return base, None
 
 
 def _made(
     size: str, vocab: Path | None, delta: str, delta_vocab: Path | None, cache: Path | None
-) -> tuple[Path, choices.AdapterChoice]:
+) -> tuple[Path, places.AdapterChoice]:
     """A base and an adapter of random weights, from the cache folder if they are there."""
     if vocab is None or delta_vocab is None:
         raise UsageError(
@@ -202,7 +203,7 @@ def _made(
 
     folder = cache_folder() / "synthetic" if cache is None else cache
     base, adapter = apart(make_synthetic, size, vocab, delta, delta_vocab, folder)
-    return base, choices.AdapterChoice(adapter)
+    return base, places.AdapterChoice(adapter)
 
 
 def make_synthetic(

@@ -17,9 +17,9 @@ from typing import Protocol, get_args
 
 from cmc_local.commands import chat_file
 from cmc_local.commands.chat_settings import SETTINGS, changed, number
-from cmc_local.commands.choices import parse_adapter
 from cmc_local.engine.step import Timings
 from cmc_local.errors import CmcError, UsageError
+from cmc_local.hub.places import parse_adapter
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt

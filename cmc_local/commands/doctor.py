@@ -16,8 +16,9 @@ from typing import Literal
 import click
 
 from cmc_local import __version__, bundled, real_models
-from cmc_local.commands import choices, completing, options
+from cmc_local.commands import completing, options
 from cmc_local.errors import CmcError
+from cmc_local.hub import places
 from cmc_local.real_models import RealModel
 
 _SIGNS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
@@ -118,7 +119,7 @@ def _decode(gguf: str | None) -> Finding:
     """A real decode: a prompt and eight tokens, greedily."""
     from cmc_local.base.model import BaseModel
 
-    path = bundled.base() if gguf is None else choices.gguf_path(gguf)
+    path = bundled.base() if gguf is None else places.gguf_path(gguf)
     with BaseModel(path, context=128) as base:
         tokens = base.tokenize(_PROBE)
         begun = perf_counter()
@@ -154,7 +155,7 @@ def _adapter(adapter: str | None) -> Finding:
 
 
 def _adapter_place(text: str) -> Path:
-    return choices.parse_adapter(text).path
+    return places.parse_adapter(text).path
 
 
 def _training() -> Finding:

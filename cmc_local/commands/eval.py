@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import click
 
-from cmc_local.commands.eval_alpaca import alpaca
-from cmc_local.commands.eval_nll import nll
+from cmc_local.commands.eval_data import alpaca, nll, rouge, tofu
 from cmc_local.commands.eval_report import report
-from cmc_local.commands.eval_rouge import rouge
 from cmc_local.commands.eval_shifts import shifts
-from cmc_local.commands.eval_tofu import tofu
 from cmc_local.commands.eval_world import world
 
 

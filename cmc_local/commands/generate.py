@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import click
 
-from cmc_local.commands import choices, completing, generate_ray, loading, options
+from cmc_local.commands import completing, generate_ray, loading, options
 from cmc_local.commands.generate_output import (
     alpaca_entry,
     answered,
@@ -25,13 +25,14 @@ from cmc_local.commands.generate_output import (
     target,
 )
 from cmc_local.commands.generate_rows import read_rows, row_messages
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.progress import progress
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.alpaca import outputs
 from cmc_local.evaluate.answering import in_order
 from cmc_local.evaluate.whole_file import write_json
 from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import MOST_PARALLEL, Limits, Sampling
+from cmc_local.settings import MOST_PARALLEL, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message
 
@@ -66,17 +67,7 @@ class Question:
     help="Rows of a JSONL file that are answered at once.",
 )
 @generate_ray.cluster
-@options.gguf
-@options.adapters
-@options.proxies
-@options.loras
-@options.base_prompt
-@options.sampling
-@options.control
-@options.limits
-@options.devices
-@loading.no_profile
-@loading.usual_model
+@options.talking
 @options.json_output
 def command(
     prompt: str | None,
@@ -89,13 +80,10 @@ def command(
     ray: str | None,
     workers: int | None,
     worker_gpus: float | None,
-    gguf: Path,
+    chosen: ModelChoice,
     base_prompt: BasePrompt | None,
     sampling: Sampling,
-    limits: Limits,
     as_json: bool,
-    no_profile: bool,
-    **steering: Any,
 ) -> None:
     """Answer PROMPT, or stdin where it is left out, or every line of a JSONL file.
 
@@ -106,24 +94,24 @@ def command(
     """
     if source is None and (resume or alpaca is not None):
         raise UsageError("--resume and --alpaca are for JSONL files: give one with --input")
-    cluster = generate_ray.chosen(ray, workers, worker_gpus, source)
+    cluster = generate_ray.chosen_cluster(ray, workers, worker_gpus, source)
     path = target(output, source, resume=resume, overwrite=overwrite)
     asked = [Question(row, row_messages(row, system)) for row in read_rows(prompt, source)]
     done = answered(path, [one.row for one in asked]) if resume and path is not None else []
     left = asked[len(done) :]
-    limits = replace(limits, parallel=max(min(limits.parallel, len(left)), 1))
-    model = generate_ray.Steering(gguf, limits=limits, profile=not no_profile, **steering)
+    parallel = max(min(chosen.limits.parallel, len(left)), 1)
+    chosen = replace(chosen, limits=replace(chosen.limits, parallel=parallel))
     if source is None and not as_json:
-        with model.load() as loaded, opened(path, resume=False) as out:
+        with loading.steered(chosen) as loaded, opened(path, resume=False) as out:
             _stream(loaded, asked[0].messages, sampling, base_prompt, out)
         return
     if left:
         prompts = [one.messages for one in left]
         writing = opened(path, resume=resume)  # stdout is Ray's to print on while it runs
         with (
-            _here(model, prompts, sampling, base_prompt)
+            _here(chosen, prompts, sampling, base_prompt)
             if cluster is None
-            else generate_ray.answers(cluster, model, prompts, sampling, base_prompt) as answers,
+            else generate_ray.answers(cluster, chosen, prompts, sampling, base_prompt) as answers,
             writing as out,
             _bar(len(asked), shown=path is not None and source is not None) as told,
         ):
@@ -132,7 +120,7 @@ def command(
             done += _written(left, answers, out, told)
     refuse_unanswered(done)
     if alpaca is not None:
-        _write_alpaca(alpaca, asked, done, _generator(gguf, **steering))
+        _write_alpaca(alpaca, asked, done, _generator(chosen))
 
 
 def _bar(total: int, *, shown: bool) -> AbstractContextManager[Callable[[], None]]:
@@ -153,13 +141,13 @@ def _write_alpaca(
 
 @contextmanager
 def _here(
-    model: generate_ray.Steering,
+    chosen: ModelChoice,
     prompts: Sequence[Sequence[Message]],
     sampling: Sampling,
     base_prompt: BasePrompt | None,
 ) -> Iterator[Answers]:
     """The answers of a model in this process, which is open meanwhile."""
-    with model.load() as loaded:
+    with loading.steered(chosen) as loaded:
         replies = in_order(loaded.generate_many(prompts, sampling, base_prompt=base_prompt))
         yield ((result(done), done.notices) for done in replies)
 
@@ -198,7 +186,6 @@ def _tell(notices: Sequence[str]) -> None:
         click.echo(notice, err=True)
 
 
-def _generator(gguf: Path, adapters: Sequence[choices.AdapterChoice], **_: Any) -> str:
+def _generator(chosen: ModelChoice) -> str:
     """What AlpacaEval calls the model: `qwen3-4b+my-adapter`."""
-    chosen = adapters or loading.default_adapters(gguf)
-    return "+".join([gguf.stem, *(one.path.name for one in chosen)])
+    return "+".join([chosen.gguf.stem, *(one.path.name for one in chosen.acting)])

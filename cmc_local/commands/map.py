@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmc_local.commands import choices, completing, options
+from cmc_local.commands import completing, options
 from cmc_local.errors import DataError, TokenizerError, UsageError
+from cmc_local.hub import places
 from cmc_local.settings import Fallback
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def read_base(text: str) -> Base:
     from cmc_local.base import tokenizer as base_tokenizer
     from cmc_local.base import vocabulary as base_vocabulary
 
-    gguf = choices.gguf_path(text)
+    gguf = places.gguf_path(text)
     vocabulary = base_vocabulary.read_vocabulary(gguf)
     return Base(Side(text, vocabulary), lambda words: base_tokenizer.encode(gguf, words))
 
@@ -144,7 +145,7 @@ def read_delta(text: str) -> DeltaTokenizer:
     if path.suffix == ".json":
         data = _bytes(path)
     else:
-        folder = choices.adapter_path(text)
+        folder = places.adapter_path(text)
         packed = (folder / adapter.SETTINGS_FILE).is_file()
         path = folder / adapter.TOKENIZER_FILE
         bare = path.is_file() and not packed

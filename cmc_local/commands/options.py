@@ -1,16 +1,14 @@
 """The options that several commands share, and what they become.
 
     @click.command()
-    @options.gguf
-    @options.adapters
-    @options.devices
-    @options.sampling
-    @options.control
+    @options.talking
     @options.json_output
-    def command(gguf, adapters, devices, sampling, control, as_json): ...
+    def command(chosen, base_prompt, sampling, as_json): ...
 
 | decorator | parameter | type |
 |---|---|---|
+| `talking` | `chosen`, `base_prompt`, `sampling` | all of those below together |
+| `model(...)` | `chosen` | `ModelChoice`, from some of those below |
 | `gguf` | `gguf` | `Path`; a file, a bundled base model by name, or one fetched from a hub |
 | `adapters` | `adapters` | `tuple[AdapterChoice, ...]` |
 | `proxies` | `proxies` | `tuple[ProxyChoice, ...]` |
@@ -27,41 +25,29 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from cmc_local import bundled
+from cmc_local import bundled, real_models
 from cmc_local.commands import completing
-from cmc_local.commands.choices import (
+from cmc_local.commands.model_choice import Devices, ModelChoice
+from cmc_local.errors import InputError, UsageError
+from cmc_local.hub import gguf as hub_gguf
+from cmc_local.hub.places import (
     AdapterChoice,
     gguf_path,
     parse_adapter,
     parse_lora,
     parse_proxy,
 )
-from cmc_local.errors import InputError, UsageError
-from cmc_local.hub import gguf as hub_gguf
-from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
+from cmc_local.settings import Control, Limits, Sampling
 from cmc_local.text.prompts import named_form
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Devices:
-    """Where the two models run, on how many threads, and how; None lets the library choose."""
-
-    delta_device: str = "auto"
-    gpu_layers: int = -1
-    threads: int | None = None
-    delta_threads: int | None = None
-    overlap: Overlap = "auto"
-    speculate: Speculate = "off"
-    rpc: tuple[str, ...] = ()
 
 
 def gguf(function: Function) -> Function:
@@ -245,6 +231,83 @@ def json_output(function: Function) -> Function:
     )
 
 
+def applied(function: Callable[..., Any], kinds: Iterable[Callable[[Any], Any]]) -> Any:
+    """The function with these options, which `--help` lists in their order."""
+    for option in reversed(tuple(kinds)):
+        function = option(function)
+    return function
+
+
+def model(*kinds: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Options together; those that say which model is loaded become `chosen: ModelChoice`."""
+    names = _names(ModelChoice)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def command(**values: Any) -> Any:
+            given = {name: values.pop(name) for name in names if name in values}
+            return function(chosen=ModelChoice(**given), **values)
+
+        return applied(command, kinds)
+
+    return decorate
+
+
+def talking(function: Callable[..., Any]) -> Any:
+    """All options of a reply, as `chosen`, `base_prompt` and `sampling`.
+
+    What one talks to where they leave it open:
+
+    | named | base model | adapter |
+    |---|---|---|
+    | nothing | SmolLM2, where it and `brief` are here; else the small world's `larger` | its own |
+    | a small world's adapter | `larger` | that one |
+    | `--gguf smollm2`, or another real model by name | that one | `brief` |
+    | a bundled base model | that one | `instruct` |
+    | any other base model | that one | none |
+
+    All but the last are small, and answer greedily unless a temperature is given.
+    """
+
+    @functools.wraps(function)
+    def command(*, chosen: ModelChoice, sampling: Sampling, no_profile: bool, **values: Any) -> Any:
+        gguf, adapters = chosen.gguf, chosen.adapters
+        known = unnamed() or _by_name(gguf)
+        if unnamed() and not any(_of_the_world(one.path) for one in adapters):
+            gguf = gguf_path(real_models.usual()[0])
+        rivals = chosen.proxies or chosen.loras
+        if known and not bundled.holds(gguf) and bundled.has(bundled.BRIEF) and not rivals:
+            adapters = adapters or (AdapterChoice(bundled.adapter(bundled.BRIEF)),)
+        temperature = click.get_current_context().params.get("temperature")
+        if temperature is None and (known or bundled.holds(gguf)):
+            sampling = replace(sampling, temperature=0.0)
+        chosen = replace(chosen, gguf=gguf, adapters=adapters, profile=not no_profile)
+        return function(chosen=chosen, sampling=sampling, **values)
+
+    no_profile = click.option(
+        "--no-profile", is_flag=True, help="Don't take the strengths that tune-alpha found."
+    )
+    kinds = (gguf, adapters, proxies, loras, base_prompt, sampling, control, limits, devices)
+    return model(*kinds, no_profile)(command)
+
+
+def unnamed() -> bool:
+    """Whether the command that runs was given no base model."""
+    given = click.get_current_context().params
+    return given.get("gguf") is None and given.get("hf_repo") is None
+
+
+def _by_name(gguf: Path) -> bool:
+    """Whether `--gguf` was given the name of a real model, and no file of that name."""
+    name = click.get_current_context().params.get("gguf")
+    return name in real_models.NAMES and gguf != Path(name)
+
+
+def _of_the_world(adapter: Path) -> bool:
+    """Whether an adapter is one of the small world's, which say nothing to a real model."""
+    return adapter.name in bundled.WORLD_ADAPTERS and bundled.holds(adapter)
+
+
 def _names(settings: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(settings))
 
@@ -264,9 +327,7 @@ def _collected(
         chosen = {name: value for name, value in given.items() if value not in (None, ())}
         return function(**values, **{parameter: make(**chosen)})
 
-    for option in reversed(kinds):
-        command = option(command)
-    return command  # type: ignore[return-value]
+    return applied(command, kinds)  # type: ignore[no-any-return]
 
 
 def _sampling(**values: Any) -> Sampling:

@@ -22,9 +22,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from cmc_local.commands.choices import gguf_path, parse_adapter
 from cmc_local.engine.scoring import Passage
 from cmc_local.errors import CmcError, UsageError
+from cmc_local.hub.places import gguf_path, parse_adapter
 from cmc_local.model.batching import Acting
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling

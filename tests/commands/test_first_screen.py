@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 import cmc_local.server.running
 from cmc_local import bundled, real_models
 from cmc_local.commands import demo_real, loading, main
-from cmc_local.commands.options import Devices
+from cmc_local.commands.model_choice import ModelChoice
+from cmc_local.commands.model_choice import Devices, ModelChoice
 from cmc_local.errors import InputError
 from cmc_local.settings import Sampling
 
@@ -55,7 +56,8 @@ def here(models: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CMC_REAL", str(real))
     monkeypatch.setattr(real_models, "PACKAGE", "llm-none")
     monkeypatch.setattr(demo_real, "GREEDY", Sampling(temperature=0, max_tokens=12))
-    monkeypatch.setattr(demo_real, "Devices", partial(Devices, threads=1))
+    one_thread = partial(ModelChoice, devices=Devices(threads=1))
+    monkeypatch.setattr(demo_real, "ModelChoice", one_thread)
 
 
 def run(*words: str, stdin: str = "a\n") -> Result:
@@ -78,9 +80,9 @@ def loaded(here: None, monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
     """Filled in place of loading anything."""
     found: list[Loaded] = []
 
-    def steered(gguf: Path, adapters: Any, *, proxies: Any = (), loras: Any = (), **_: Any) -> None:
-        acting = loading.acting_adapters(gguf, adapters, proxies, loras)
-        found.append(Loaded(gguf.name, [(one.path.name, one.alpha) for one in acting]))
+    def steered(chosen: ModelChoice) -> None:
+        acting = [(one.path.name, one.alpha) for one in chosen.acting]
+        found.append(Loaded(chosen.gguf.name, acting))
         raise InputError("loaded")
 
     def serve(
@@ -166,10 +168,7 @@ def test_small_models_answer_greedily(
     seen: list[float] = []
 
     @click.command()
-    @options.gguf
-    @options.adapters
-    @options.sampling
-    @loading.usual_model
+    @options.talking
     def command(*, sampling: Any, **_: Any) -> None:
         seen.append(sampling.temperature)
 
@@ -210,11 +209,11 @@ from pathlib import Path
 from functools import partial
 from cmc_local import bundled, real_models
 from cmc_local.commands import demo_real, main
-from cmc_local.commands.options import Devices
+from cmc_local.commands.model_choice import Devices, ModelChoice
 from cmc_local.settings import Sampling
 
 demo_real.GREEDY = Sampling(temperature=0, max_tokens=12)
-demo_real.Devices = partial(Devices, threads=1)
+demo_real.ModelChoice = partial(ModelChoice, devices=Devices(threads=1))
 folder = Path(sys.argv[1])
 bundled.folder = lambda: folder
 real_models.PACKAGE = "llm-none"

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cmc_local.commands import generate_rows, loading, main
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.errors import UsageError
 from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import Limits
 from fakes import NEWLINE, B, FakeBase
 
 Run = Callable[..., Result]
@@ -171,9 +171,9 @@ def test_rows_answered_at_once_come_out_in_their_order(
 ) -> None:
     loaded: list[SteeredModel] = []
 
-    def fake(*_: object, limits: Limits, **__: object) -> SteeredModel:
+    def fake(chosen: ModelChoice) -> SteeredModel:
         base = FakeBase(lambda seen: (float(len(seen) % 7 == 0), 0.5, 0, 0, 0), n_ctx=32)
-        loaded.append(SteeredModel(base, base.sampler, limits=limits))
+        loaded.append(SteeredModel(base, base.sampler, limits=chosen.limits))
         return loaded[-1]
 
     monkeypatch.setattr(loading, "steered", fake)
