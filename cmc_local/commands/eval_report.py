@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from cmc_local.errors import DataError, UsageError
-from cmc_local.evaluate.records import read_records
 from cmc_local.evaluate.results import FORMAT, read_results
+from cmc_local.text.records import read_records
 
 
 @click.command("report")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,20 +22,20 @@ from cmc_local.commands.generate_output import (
     answered,
     opened,
     refuse_unanswered,
-    result,
     target,
 )
-from cmc_local.commands.generate_rows import read_rows, row_messages
 from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.progress import progress
-from cmc_local.errors import UsageError
+from cmc_local.errors import DataError, UsageError
 from cmc_local.evaluate.alpaca import outputs
-from cmc_local.evaluate.answering import in_order
+from cmc_local.evaluate.answering import gained, in_order
 from cmc_local.evaluate.whole_file import write_json
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import MOST_PARALLEL, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message
+from cmc_local.text.records import read_records
+from cmc_local.text.rows import ASKING, question
 
 Answers = Iterator[tuple[dict[str, Any], Sequence[str]]]
 """For each row, in order, what it gains, and notices."""
@@ -96,7 +97,7 @@ def command(
         raise UsageError("--resume and --alpaca are for JSONL files: give one with --input")
     cluster = generate_ray.chosen_cluster(ray, workers, worker_gpus, source)
     path = target(output, source, resume=resume, overwrite=overwrite)
-    asked = [Question(row, row_messages(row, system)) for row in read_rows(prompt, source)]
+    asked = [Question(row, question(row, system)) for row in _rows(prompt, source)]
     done = answered(path, [one.row for one in asked]) if resume and path is not None else []
     left = asked[len(done) :]
     parallel = max(min(chosen.limits.parallel, len(left)), 1)
@@ -121,6 +122,30 @@ def command(
     refuse_unanswered(done)
     if alpaca is not None:
         _write_alpaca(alpaca, asked, done, _generator(chosen))
+
+
+def _rows(prompt: str | None, source: str | None) -> Iterator[dict[str, Any]]:
+    """The one row of a prompt (or of stdin), or the checked rows of a file; `-` is stdin."""
+    if source is not None and prompt is not None:
+        raise UsageError("PROMPT and --input exclude each other: give one of them")
+    if source is None:
+        text = sys.stdin.read() if prompt is None else prompt
+        if not text.strip():
+            raise UsageError("the prompt is empty: give one as PROMPT or on stdin")
+        yield {"prompt": text.rstrip("\n") if prompt is None else text}
+        return
+    wanted, place = f"one on each line, {ASKING}", ""
+    for place, row in read_records(None if source == "-" else Path(source), wanted):
+        try:
+            question(row)
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        except UsageError as error:
+            raise DataError(f"{place}: {error}: give {wanted}") from None
+        except UnicodeEncodeError:  # JSON can escape half of a surrogate pair, UTF-8 cannot hold it
+            raise DataError(f"{place}: a text holds half a character: write it whole") from None
+        yield row
+    if not place:
+        raise DataError(f"{source} holds no rows: give JSON objects, {wanted}")
 
 
 def _bar(total: int, *, shown: bool) -> AbstractContextManager[Callable[[], None]]:
@@ -149,7 +174,7 @@ def _here(
     """The answers of a model in this process, which is open meanwhile."""
     with loading.steered(chosen) as loaded:
         replies = in_order(loaded.generate_many(prompts, sampling, base_prompt=base_prompt))
-        yield ((result(done), done.notices) for done in replies)
+        yield ((gained(done), done.notices) for done in replies)
 
 
 def _written(
@@ -157,9 +182,9 @@ def _written(
 ) -> list[dict[str, Any]]:
     """Write each row's answer as soon as it is there; the rows as they were written."""
     rows = []
-    for one, (gained, notices) in zip(asked, answers, strict=True):
+    for one, (fields, notices) in zip(asked, answers, strict=True):
         _tell(notices)
-        rows.append({**one.row, **gained})
+        rows.append({**one.row, **fields})
         out.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
         out.flush()
         told()

@@ -46,6 +46,16 @@ def answers(
         }
 
 
+def gained(done: Completion) -> dict[str, Any]:
+    """What a row gains by its reply in `cmc-local generate`; seconds of wall clock."""
+    return {
+        "response": done.text,
+        "finish_reason": done.finish_reason,
+        "tokens": len(done.tokens),
+        "seconds": round(done.timings.total_seconds, 4),
+    }
+
+
 def lengths(replies: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Mean length in characters and tokens, and the share cut off at the token limit."""
     return {

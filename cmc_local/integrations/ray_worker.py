@@ -18,15 +18,14 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from cmc_local.commands.generate_output import result
-from cmc_local.commands.generate_rows import row_messages
 from cmc_local.errors import CmcError, UsageError
+from cmc_local.evaluate.answering import gained
 from cmc_local.evaluate.nll import answer_scores
 from cmc_local.model.steered import Alphas, SteeredModel
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message
-from cmc_local.text.rows import Conversation, conversation
+from cmc_local.text.rows import Conversation, conversation, question
 
 Row = dict[str, Any]
 Load = Callable[[], SteeredModel]
@@ -91,13 +90,13 @@ class Worker(ABC):
             raise self._failure
         rows = [_without_nulls(row) for row in table.to_pylist()]
         try:
-            gained = pa.Table.from_pylist(self.work(rows), self.gains)
+            columns = pa.Table.from_pylist(self.work(rows), self.gains)
         except CmcError as error:
             raise type(error)(f"on machine {_machine()}: {error}") from None
         kept = [name for name in table.column_names if name not in self.gains.names]
         table = table.select(kept)
         for name in self.gains.names:
-            table = table.append_column(name, gained[name])
+            table = table.append_column(name, columns[name])
         return table
 
     @abstractmethod
@@ -123,7 +122,7 @@ class Answering(Worker):
         asked: dict[int, list[Message]] = {}
         for i, row in enumerate(rows):
             try:
-                asked[i] = row_messages(row, self.asking.system)
+                asked[i] = question(row, self.asking.system)
             except UsageError as error:
                 found[i] = _unanswered(error)
         while left := [i for i in asked if i not in found]:
@@ -141,7 +140,7 @@ class Answering(Worker):
 
         try:
             for turn, done in self._replies(prompts(), self.asking.sampling):
-                yield numbers[turn], {**result(done), "notices": list(done.notices)}
+                yield numbers[turn], {**gained(done), "notices": list(done.notices)}
         except UsageError as error:  # of the prompt that was taken last
             yield numbers[-1], _unanswered(error)
 

@@ -20,7 +20,6 @@ from click.testing import CliRunner, Result
 import cmc_local.server.running
 from cmc_local import bundled, real_models
 from cmc_local.commands import demo_real, loading, main
-from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.model_choice import Devices, ModelChoice
 from cmc_local.errors import InputError
 from cmc_local.settings import Sampling
