@@ -348,13 +348,3 @@ def read_question(read_line: Callable[[], str]) -> str:
             lines.append(read_line())
         lines[-1] = lines[-1].rstrip()[:-3]
     return "\n".join(lines).strip("\n")
-
-
-def figures(timings: Timings) -> str:
-    """The line under a reply; the shares add up to more than 100 % where the deltas run beside."""
-    seconds = timings.total_seconds or 1.0
-    base = timings.prompt_seconds + timings.decode_seconds
-    return (
-        f"{timings.generated_tokens} tokens, {timings.tokens_per_second:.1f} tokens/s; "
-        f"base {base / seconds:.0%} of the time, delta {timings.delta_seconds / seconds:.0%}"
-    )

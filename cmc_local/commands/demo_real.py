@@ -13,8 +13,8 @@ import click
 
 from cmc_local import bundled, real_models
 from cmc_local.commands import loading
-from cmc_local.commands.chat_terminal import safe
 from cmc_local.commands.model_choice import ModelChoice
+from cmc_local.commands.terminal_text import safe
 from cmc_local.engine.replies import FinishReason
 from cmc_local.engine.step import Timings
 from cmc_local.errors import InputError
