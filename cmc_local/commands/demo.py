@@ -15,13 +15,8 @@ from cmc_local.settings import Control
 
 
 @click.command()
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=16,
-    show_default=True,
-    help="Questions of each kind behind the table.",
-)
+@click.option("--limit", type=click.IntRange(1), default=16, show_default=True,
+              help="Questions of each kind behind the table.")  # fmt: skip
 @click.option("--real", is_flag=True, help="Ask the real models that are on this machine.")
 @options.control
 def command(limit: int, real: bool, control: Control) -> None:

@@ -61,12 +61,8 @@ class Question:
 @click.option("--alpaca", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the answers as AlpacaEval's JSON too, when all are there.")  # fmt: skip
 @click.option("--system", metavar="TEXT", help="A system text.")
-@click.option(
-    "--parallel",
-    "-p",
-    type=click.IntRange(1, MOST_PARALLEL),
-    help="Rows of a JSONL file that are answered at once.",
-)
+@click.option("--parallel", "-p", type=click.IntRange(1, MOST_PARALLEL),
+              help="Rows of a JSONL file that are answered at once.")  # fmt: skip
 @generate_ray.cluster
 @options.talking
 @options.json_output

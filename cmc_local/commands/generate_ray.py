@@ -54,7 +54,7 @@ def cluster(function: Function) -> Function:
             "--worker-gpus", type=click.FloatRange(0), help="GPUs of each worker; 0 hides them."
         ),
     )
-    return options.applied(function, kinds)  # type: ignore[no-any-return]
+    return options.applied(function, kinds)
 
 
 def chosen_cluster(

@@ -30,20 +30,10 @@ class Base:
 
 
 @click.command("map")
-@click.option(
-    "--base",
-    required=True,
-    metavar="FILE",
-    shell_complete=completing.file,
-    help="The base: a GGUF file or a tokenizer.json.",
-)
-@click.option(
-    "--delta",
-    required=True,
-    metavar="PATH",
-    shell_complete=completing.file,
-    help="The delta: an adapter or a tokenizer.json.",
-)
+@click.option("--base", required=True, metavar="FILE", shell_complete=completing.file,
+              help="The base: a GGUF file or a tokenizer.json.")  # fmt: skip
+@click.option("--delta", required=True, metavar="PATH", shell_complete=completing.file,
+              help="The delta: an adapter or a tokenizer.json.")  # fmt: skip
 @click.option(
     "--fallback",
     type=click.Choice(["first-piece", "none"]),
@@ -55,11 +45,8 @@ class Base:
     "--text", type=click.Path(path_type=Path), help="Weigh by the base's tokens of this text file."
 )
 @click.option("--token", metavar="TEXT", help="Explain this token, by text or spelling.")
-@click.option(
-    "--ids",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the map: a JSON list of delta tokens, -1 for none.",
-)
+@click.option("--ids", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write the map: a JSON list of delta tokens, -1 for none.")  # fmt: skip
 @options.json_output
 def command(
     base: str,

@@ -231,7 +231,7 @@ def json_output(function: Function) -> Function:
     )
 
 
-def applied(function: Callable[..., Any], kinds: Iterable[Callable[[Any], Any]]) -> Any:
+def applied(function: Function, kinds: Iterable[Callable[[Any], Any]]) -> Function:
     """The function with these options, which `--help` lists in their order."""
     for option in reversed(tuple(kinds)):
         function = option(function)
@@ -327,7 +327,7 @@ def _collected(
         chosen = {name: value for name, value in given.items() if value not in (None, ())}
         return function(**values, **{parameter: make(**chosen)})
 
-    return applied(command, kinds)  # type: ignore[no-any-return]
+    return applied(command, kinds)  # type: ignore[return-value]
 
 
 def _sampling(**values: Any) -> Sampling:
