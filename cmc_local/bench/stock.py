@@ -1,7 +1,7 @@
 """The rivals: stock `llama_cpp.Llama`, plain, and with the `LogitsProcessor` one would write today.
 
 `Llama.generate` cannot be told which token to take, so its loop is written out here: evaluate the
-token, sample with the chain that it makes once a reply. The processor is generous to itself: it
+token, sample with the chain that it makes once a reply. The processor is given every advantage: it
 shares the delta's cache with nobody, rolls back for free and never encodes again what it has
 encoded; but it knows nothing of alignment, feeds one token a call, and runs the fp32 graph with
 ONNX Runtime's default options, whose threads spin while llama.cpp's work.

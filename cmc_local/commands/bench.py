@@ -97,9 +97,7 @@ def command(
     The last line is JSON, for programs (--json: nothing else).
     """
     if (devices.overlap, devices.speculate) != ("auto", "off"):
-        raise UsageError(
-            "--overlap and --speculate are what the arms differ in: choose from them with --arms"
-        )
+        raise UsageError("the arms set --overlap and --speculate themselves: choose with --arms")
     if devices.rpc:
         raise UsageError("bench measures this machine alone: leave --rpc out")
     if synthetic is None:

@@ -62,7 +62,7 @@ class Screen(Pane, Protocol):
         """Anything that is no answer."""
 
     def cancelled(self) -> bool:
-        """Whether the reader has had enough of this answer."""
+        """Whether Ctrl-C has asked to stop this answer."""
 
 
 class ChatSession:
@@ -219,7 +219,7 @@ class ChatSession:
             self.system = value or None
         elif name == "base_prompt":
             if value not in get_args(BasePrompt):
-                raise UsageError(f"base_prompt is one of {', '.join(get_args(BasePrompt))}")
+                raise UsageError(f"base_prompt must be one of {', '.join(get_args(BasePrompt))}")
             self.base_prompt = value  # type: ignore[assignment]
         else:
             self.sampling = changed(self.sampling, name, value)
@@ -310,7 +310,7 @@ class ChatSession:
         self.system, self.sampling = saved.system, saved.sampling
         self.screen.note(f"loaded {_counted(self.history)} from {path}")
         if saved.model != self.name:
-            self.screen.note(f"held with {saved.model}, and goes on with {self.name}")
+            self.screen.note(f"saved with the model {saved.model}; now {self.name} answers")
         try:
             self.model.asking(saved.base_prompt)
             self.base_prompt = saved.base_prompt

@@ -161,7 +161,7 @@ def kept_values(
 
 
 def _strengths(setup: Setup, own: Mapping[str, float]) -> list[Strength]:
-    """An arm that is named is one arm: the adapters' own strengths, unless others are given."""
+    """One row at the adapters' own strengths where --arm is given without --alphas."""
     if setup.arm is not None and setup.alphas is None:
         return [Strength(dict(own))]
     return strengths(own, setup.alphas)
@@ -186,7 +186,7 @@ def _row(
 
 
 def _usual_arm(setup: Setup, strength: Strength) -> str:
-    """A base with a LoRA is never the plain one."""
+    """A row's name without --arm: with a LoRA file the base is `lora`, never `plain`."""
     parts = ["lora"] if setup.chosen.loras else []
     if strength.adapter is not None:
         parts.append("steered")
@@ -194,7 +194,7 @@ def _usual_arm(setup: Setup, strength: Strength) -> str:
 
 
 def journal_file(output: Path | None) -> Path | None:
-    """Where the journal is; results that have none are not written over."""
+    """The journal's path; UsageError for results without one, which would be overwritten."""
     if output is None:
         return None
     if output.is_dir():

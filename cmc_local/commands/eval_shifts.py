@@ -122,7 +122,7 @@ def _measure(
     for one in columns.values():
         with load(one.finetuned or one.gguf, one.gguf) as model:
             if one.finetuned is None and not any(model.alphas.values()):
-                raise UsageError("no adapter moves anything: name one with --adapter")
+                raise UsageError("no adapter acts: name one with --adapter, its strength not 0")
             every.append(measured.token_places(model, talks, base_prompt))
     places = measured.shared_places(every)
     if not places:

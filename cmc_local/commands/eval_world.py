@@ -28,7 +28,7 @@ _OF_ONE_MODEL: Final = {
     "name": "--name",
     "arm": "--arm",
 }
-"""What says how a model is measured; the bundled three are all measured alike."""
+"""Options that need --gguf: the bundled three are all measured in one way."""
 
 
 @click.command("world", cls=eval_options.Recorded)
@@ -69,7 +69,7 @@ def _run_bundled(setup: eval_options.Setup, what: Examination, task: Task) -> li
     """The bundled models' rows; what the journal of `setup.output` holds is not done again."""
     given = next((text for name, text in _OF_ONE_MODEL.items() if _given(setup, name)), None)
     if given is not None:
-        raise UsageError(f"{given} is said of one model: name it with --gguf")
+        raise UsageError(f"{given} is for one model: name it with --gguf")
     limits = setup.chosen.limits
     limits = replace(limits, context=limits.context or world_table.CONTEXT)
     load = partial(world_table.load_bundled, replace(setup.chosen, limits=limits))

@@ -165,7 +165,15 @@ class _Watch:
 
 
 class _Watched(llama_cpp.Llama):  # type: ignore[misc]
-    """A `Llama` in which no token is chosen past a processor's error."""
+    """A `Llama` that runs the deltas beside it, and raises what goes wrong in a processor.
+
+    `LlamaSteering` gives the `Llama` that it is handed such a class. `Llama` has no hook for this:
+    it calls its own `eval` and `sample` and swallows a processor's errors. Functions set
+    on the object instead would hold the object in a circle (a model of gigabytes then waits for the
+    garbage collector), and with a weak reference `Llama(...).create_completion(...)` would free the
+    model before the call. The new class is a subclass of the old one: `isinstance` and overridden
+    methods stay as they were.
+    """
 
     _acting: tuple[SteeringProcessor, ...] = ()
 
@@ -312,7 +320,7 @@ class SteeredLlama(_Watched):
 
 
 def _decided(processors: Any) -> bool:
-    """Whether somebody has settled already what steers a call, if only that nothing does."""
+    """Whether the caller chose what steers this call; our own list, if empty, means: nothing."""
     ours = any(isinstance(one, SteeringProcessor) for one in processors or ())
     return ours or isinstance(processors, _Processors)
 

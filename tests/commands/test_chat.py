@@ -250,7 +250,7 @@ def test_a_chat_of_another_model_says_what_differs(session: ChatSession, tmp_pat
     file.write_text(json.dumps(saved))
     assert drawn(session, f"/load {file}") == (
         f"(loaded 1 answered question from {file})"
-        "(held with else.gguf, and goes on with fake.gguf)"
+        "(saved with the model else.gguf; now fake.gguf answers)"
         "(base_prompt stays as it is: this GGUF carries no chat template: ask it with "
         "--base-prompt adapter or raw)"
         "(cee: not loaded here: /adapter add PATH)(bee: not in the file: stays as it is)"

@@ -255,7 +255,7 @@ def test_a_stopped_examination_goes_on(run: Run, loader: Loader) -> None:
 def test_what_is_said_of_one_model_needs_its_file(run: Run, words: tuple[str, ...]) -> None:
     done = run("world", *words)
     assert (done.stdout, done.exit_code) == ("", 2)
-    assert f"{words[0]} is said of one model: name it with --gguf" in done.stderr
+    assert f"{words[0]} is for one model" in done.stderr
 
 
 @pytest.mark.usefixtures("questions")
