@@ -84,7 +84,7 @@ def answers(
 
     ray_cluster.import_ray()
     from cmc_local.integrations import ray as over_ray
-    from cmc_local.integrations.ray_worker import Answering, Asking
+    from cmc_local.integrations.ray_worker import Answering, ReplyOptions
 
     chosen = _everywhere(chosen)
     with (
@@ -106,7 +106,7 @@ def answers(
                 for number, messages in enumerate(prompts)
             ],
             partial(ray_files.same, known, partial(loading.steered, here)),
-            Asking(sampling, base_prompt=base_prompt),
+            ReplyOptions(sampling, base_prompt=base_prompt),
             workers=workers,
             parallel=chosen.limits.parallel,
         )

@@ -57,13 +57,12 @@ NOTHING: Final = {"nats": 0.0, "tokens": 0, "characters": 0, "greedy": 0}
 
 
 @dataclass(frozen=True)
-class Asking:
+class ReplyOptions:
     """How the model is asked, the same for every row."""
 
     sampling: Sampling = field(default_factory=Sampling)
     alphas: Alphas | None = None
     base_prompt: BasePrompt | None = None
-    system: str | None = None
 
 
 class Worker(ABC):
@@ -71,8 +70,8 @@ class Worker(ABC):
 
     gains: pa.Schema
 
-    def __init__(self, load: Load, asking: Asking) -> None:
-        self.asking = asking
+    def __init__(self, load: Load, options: ReplyOptions) -> None:
+        self.options = options
         # Ray would try a constructor that fails again, and tell of it on the driver's stdout.
         self._failure: CmcError | None = None
         try:
@@ -114,7 +113,7 @@ class Answering(Worker):
     gains = ANSWER
 
     def check(self) -> None:
-        short = replace(self.asking.sampling, max_tokens=1)
+        short = replace(self.options.sampling, max_tokens=1)
         self._replies([[{"role": "user", "content": "?"}]], short).__next__()
 
     def work(self, rows: Sequence[Row]) -> list[Row]:
@@ -122,7 +121,7 @@ class Answering(Worker):
         asked: dict[int, list[Message]] = {}
         for i, row in enumerate(rows):
             try:
-                asked[i] = question(row, self.asking.system)
+                asked[i] = question(row)
             except UsageError as error:
                 found[i] = _unanswered(error)
         while left := [i for i in asked if i not in found]:
@@ -139,13 +138,13 @@ class Answering(Worker):
                 yield messages
 
         try:
-            for turn, done in self._replies(prompts(), self.asking.sampling):
+            for turn, done in self._replies(prompts(), self.options.sampling):
                 yield numbers[turn], {**gained(done), "notices": list(done.notices)}
         except UsageError as error:  # of the prompt that was taken last
             yield numbers[-1], _unanswered(error)
 
     def _replies(self, prompts: Any, sampling: Sampling) -> Iterator[tuple[int, Any]]:
-        how = self.asking
+        how = self.options
         return self.model.generate_many(
             prompts, sampling, alphas=how.alphas, base_prompt=how.base_prompt
         )
@@ -170,7 +169,7 @@ class Scoring(Worker):
             return {**NOTHING, "error": str(error)}
 
     def _score(self, talk: Conversation) -> Row:
-        how = self.asking
+        how = self.options
         (score,) = answer_scores(self.model, [talk], alphas=how.alphas, base_prompt=how.base_prompt)
         return score
 

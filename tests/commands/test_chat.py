@@ -266,7 +266,7 @@ def test_a_bad_file_loses_nothing(session: ChatSession, tmp_path: Path) -> None:
     broken["alphas"]["bee"] = "much"  # read after the messages, and before anything is taken
     broken["messages"] = []
     file.write_text(json.dumps(broken))
-    with pytest.raises(InputError, match=r"talk\.json is no saved chat: the alpha of 'bee'"):
+    with pytest.raises(InputError, match="alpha of 'bee'"):
         session.take(f"/load {file}")
     assert session.history == history
     assert session.model.alphas == {"bee": 0.7}

@@ -157,6 +157,6 @@ def test_names_that_no_file_can_have(tmp_path: Path) -> None:
     for use in (load, lambda path: save(path, CHAT)):
         with pytest.raises(InputError, match="too long"):
             use(tmp_path / ("x" * 5_000))
-    with pytest.raises(UsageError, match=r"/save takes a file: /save talk\.json"):
+    with pytest.raises(UsageError, match="/save"):
         place("", "/save")
     assert place("~nobody-of-this-name/x", "/load") == Path("~nobody-of-this-name/x")

@@ -223,7 +223,7 @@ def test_settings_of_a_task_become_sampling(plugin: Any) -> None:
 
 
 def test_bad_arguments_are_refused(plugin: Any, bundled_models: Path) -> None:
-    with pytest.raises(UsageError, match="base_prompt must be one of gguf, adapter, raw, not 'x'"):
+    with pytest.raises(UsageError, match="base_prompt"):
         made(plugin, bundled_models, base_prompt="x")
     with pytest.raises(InputError, match=r"no GGUF file at nowhere\.gguf"):
         plugin.SteeredLM(gguf="nowhere.gguf")
