@@ -26,7 +26,8 @@ async def embeddings(request: Request) -> Response:
     body = parse(EmbeddingBody, await request.body())
     names.parse(body.model, service.base, model.alphas)
     if len(body.input) > service.limits.inputs:
-        told = f"input has {len(body.input)} texts, more than {service.limits.inputs}: send fewer at once"
+        most = service.limits.inputs
+        told = f"input has {len(body.input)} texts, more than {most}: send fewer at once"
         raise invalid(told, "input")
     for number, one in enumerate(body.input):
         check_prompt(one, f"input[{number}]", setting)
