@@ -72,7 +72,7 @@ class Processor:
         try:
             self.calls += 1
             for token in ids[self._seen :]:
-                self._take(self._texts[token].decode("utf-8", "replace"))
+                self._follow(self._texts[token].decode("utf-8", "replace"))
             self._seen = len(ids)
             shifted: NDArray[np.float32] = scores + self._alpha * self._mapped()
             return shifted
@@ -80,7 +80,7 @@ class Processor:
             self.error = error  # raised once the run is over
             return scores
 
-    def _take(self, text: str) -> None:
+    def _follow(self, text: str) -> None:
         for token in self._tokenizer.encode(text):
             if self._delta.length(0) == self._delta.context:
                 self._delta.truncate(0, len(self._prompt))

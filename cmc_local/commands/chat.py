@@ -79,7 +79,7 @@ def talk(session: ChatSession, screen: TerminalScreen) -> None:
             return
         try:
             with screen:
-                if not session.take(text):
+                if not session.handle(text):
                     return
         except KeyboardInterrupt:
             screen.note("stopped")
@@ -94,7 +94,7 @@ def answer_lines(session: ChatSession) -> None:
         while True:
             text = read_question(read_line)
             asked = asked or bool(text.strip())
-            if not session.take(text):
+            if not session.handle(text):
                 return
     if not asked:
         raise UsageError("stdin holds no question: write one on a line")

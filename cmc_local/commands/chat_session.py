@@ -1,6 +1,6 @@
 """A chat apart from its terminal: messages, settings, slash commands.
 
-    line --> ChatSession.take --> a question: SteeredModel.stream --> Screen
+    line --> ChatSession.handle --> a question: SteeredModel.stream --> Screen
                               `-> a command:  settings, alphas    --> Screen.note
                                               chat_file.py        --> a saved chat
 
@@ -91,7 +91,7 @@ class ChatSession:
         self._switched_off: dict[str, float] = {}
         self._told: set[str] = set()
 
-    def take(self, text: str) -> bool:
+    def handle(self, text: str) -> bool:
         """One question or command; False when the reader wants to leave."""
         if not text.strip():
             return True

@@ -86,7 +86,7 @@ def drawn(session: ChatSession, *lines: str) -> str:
     screen = session.screen
     assert isinstance(screen, Paper)
     for line in lines:
-        assert session.take(line)
+        assert session.handle(line)
     return screen.take()
 
 
@@ -135,7 +135,7 @@ def test_regen_answers_the_last_question_again(session: ChatSession) -> None:
 
 def test_regen_before_any_question_says_so(session: ChatSession) -> None:
     with pytest.raises(UsageError, match="no question"):
-        session.take("/regen")
+        session.handle("/regen")
 
 
 def test_clear_forgets(session: ChatSession) -> None:
@@ -205,13 +205,13 @@ def test_regen_stopped_before_the_first_word_leaves_the_answer(session: ChatSess
 
 def test_a_question_that_fails_is_forgotten(session: ChatSession) -> None:
     with pytest.raises(UsageError, match="shorten the prompt"):
-        session.take("a" * 100)
+        session.handle("a" * 100)
     assert session.history == []
 
 
 def test_bye_leaves_and_help_helps(session: ChatSession) -> None:
     assert drawn(session, "/?") == f"({HELP})"
-    assert not session.take("/bye")
+    assert not session.handle("/bye")
 
 
 def test_the_help_names_every_command(session: ChatSession) -> None:
@@ -267,7 +267,7 @@ def test_a_bad_file_loses_nothing(session: ChatSession, tmp_path: Path) -> None:
     broken["messages"] = []
     file.write_text(json.dumps(broken))
     with pytest.raises(InputError, match="alpha of 'bee'"):
-        session.take(f"/load {file}")
+        session.handle(f"/load {file}")
     assert session.history == history
     assert session.model.alphas == {"bee": 0.7}
 
@@ -275,12 +275,12 @@ def test_a_bad_file_loses_nothing(session: ChatSession, tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["/save", "/load", "/load a\0b", "/save  "])
 def test_a_file_must_be_named(session: ChatSession, line: str) -> None:
     with pytest.raises(UsageError, match="takes a file"):
-        session.take(line)
+        session.handle(line)
 
 
 def test_an_unknown_command_names_the_help(session: ChatSession) -> None:
     with pytest.raises(UsageError, match=r"/\? lists them"):
-        session.take("/nothing")
+        session.handle("/nothing")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_an_unknown_command_names_the_help(session: ChatSession) -> None:
 )
 def test_what_cannot_be_set_is_refused(session: ChatSession, line: str) -> None:
     with pytest.raises(UsageError):
-        session.take(line)
+        session.handle(line)
 
 
 def test_changed_reads_each_kind_of_setting() -> None:
