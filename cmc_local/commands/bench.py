@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import click
 
 from cmc_local import bundled
-from cmc_local.bench.arms import KINDS, USUAL
+from cmc_local.bench.arms import USUAL
 from cmc_local.commands import completing, options
 from cmc_local.commands.model_choice import Devices
 from cmc_local.commands.workshop import import_workshop
@@ -28,25 +28,9 @@ from cmc_local.hub import places
 Made = TypeVar("Made")
 
 
-def _names(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in KINDS]
-    if unknown or not names:
-        what = f"no arm {unknown[0]!r}" if unknown else "no arm is named"
-        raise UsageError(f"--arms {text!r}: {what}; there are {', '.join(KINDS)}")
-    return tuple(dict.fromkeys(names))
-
-
-def lengths(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 2:
-        raise UsageError(
-            f"--prompt-tokens {text!r}: give numbers of at least 2, as in --prompt-tokens 300,16"
-        )
-    return found
+def _names(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Names with commas between; whether there are such arms is checked with the other settings."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 @click.command("bench")
@@ -56,8 +40,8 @@ def lengths(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[in
               help="Adapter, or a bundled one.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(1), default=32, show_default=True,
               help="Timed tokens of each run.")  # fmt: skip
-@click.option("--prompt-tokens", "contexts", default="300", show_default=True, callback=lengths,
-              metavar="N[,N...]",
+@click.option("--prompt-tokens", "contexts", default="300", show_default=True,
+              callback=options.number_list(int, "300,16", least=2), metavar="N[,N...]",
               help="Tokens before them; all arms run after the first number.")  # fmt: skip
 @click.option("--parallel", type=click.IntRange(1, 255), default=1, metavar="N",
               help="Write N sequences at once, too.")  # fmt: skip

@@ -9,7 +9,6 @@ def nll(setup: Setup, limit: int | None, ...): ...
 from __future__ import annotations
 
 import functools
-import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +19,13 @@ import click
 
 from cmc_local.commands import options
 from cmc_local.commands.model_choice import ModelChoice
-from cmc_local.errors import UsageError
 from cmc_local.evaluate.extra import import_extra
 from cmc_local.settings import MOST_PARALLEL, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 
 PARALLEL: Final = 4
+strengths = options.number_list(float, "0,0.5,1")
+"""The callback of `--alphas`."""
 REPLY_TOKENS: Final = 200
 """Where TOFU's code ends a reply; all replies are of this length at most unless told."""
 _WORDS: Final = "cmc_local.eval.words"
@@ -154,18 +154,3 @@ def _without(words: Sequence[str]) -> list[str]:
         elif word != "--json":
             kept.append(word)
     return kept
-
-
-def strengths(
-    _ctx: click.Context, _option: click.Parameter, text: str | None
-) -> tuple[float, ...] | None:
-    """The numbers of `--alphas`, each once; UsageError where they are none."""
-    if text is None:
-        return None
-    try:
-        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        found = ()
-    if not found or not all(map(math.isfinite, found)):
-        raise UsageError(f"--alphas {text}: give numbers with commas between, as in 0,0.5,1")
-    return found

@@ -22,6 +22,7 @@ from cmc_local.commands.generate_output import GAINED
 from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.options import Function
 from cmc_local.errors import UsageError
+from cmc_local.evaluate.answering import in_order
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message
@@ -110,7 +111,7 @@ def answers(
             workers=workers,
             parallel=chosen.limits.parallel,
         )
-        yield _in_order(over_ray.streamed(make))
+        yield map(_gained, in_order((row["id"], row) for row in over_ray.streamed(make)))
 
 
 def _everywhere(chosen: ModelChoice) -> ModelChoice:
@@ -138,14 +139,7 @@ def _files(chosen: ModelChoice) -> tuple[list[Path], list[Path]]:
     return ggufs, [one.path for one in chosen.adapters]
 
 
-def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Sequence[str]]]:
-    """Numbered rows in the order of their numbers, each as soon as those before it are there."""
-    held: dict[int, dict[str, Any]] = {}
-    turn = 0
-    for row in rows:
-        held[row["id"]] = row
-        while (now := held.pop(turn, None)) is not None:
-            gained = {name: now[name] for name in GAINED}
-            reason = {} if now["error"] is None else {"error": now["error"]}
-            yield {**gained, **reason}, now["notices"]
-            turn += 1
+def _gained(row: dict[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
+    """What a row gained from a worker, and its notices."""
+    reason = {} if row["error"] is None else {"error": row["error"]}
+    return {**{name: row[name] for name in GAINED}, **reason}, row["notices"]

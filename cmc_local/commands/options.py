@@ -24,6 +24,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
@@ -289,6 +290,29 @@ def talking(function: Callable[..., Any]) -> Any:
     )
     kinds = (gguf, adapters, proxies, loras, base_prompt, sampling, control, limits, devices)
     return model(*kinds, no_profile)(command)
+
+
+def number_list(
+    kind: Callable[[str], float], example: str, *, least: float = -math.inf
+) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A callback that reads numbers with commas between, each once, as a tuple; None stays None."""
+
+    def read(_ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
+        if text is None:
+            return None
+        try:
+            found = tuple(dict.fromkeys(map(kind, text.split(","))))
+        except ValueError:
+            found = ()
+        if not found or not all(math.isfinite(one) and one >= least for one in found):
+            bound = f" of at least {least:g}" if math.isfinite(least) else ""
+            name = max(option.opts, key=len)
+            raise UsageError(
+                f"{name} {text}: give numbers{bound} with commas between, as in {example}"
+            )
+        return found
+
+    return read
 
 
 def unnamed() -> bool:

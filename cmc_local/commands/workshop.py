@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from cmc_local.commands import completing
-from cmc_local.commands.options import applied
+from cmc_local.commands.options import applied, number_list
 from cmc_local.errors import MissingExtra
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -91,7 +91,7 @@ def shape_options(command: Command) -> Command:
         click.option(
             "--keep-layers",
             metavar="N,N,...",
-            callback=_numbers,
+            callback=number_list(int, "0,4,8", least=0),
             help="Of --init only these blocks, from 0.",
         ),
         path_option(
@@ -101,18 +101,6 @@ def shape_options(command: Command) -> Command:
         ),
     )
     return applied(command, options)
-
-
-def _numbers(
-    _ctx: click.Context, option: click.Parameter, text: str | None
-) -> tuple[int, ...] | None:
-    """`0,4,8` as numbers."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers: write it as in 0,4,8") from None
 
 
 def loop_options(command: Command) -> Command:
