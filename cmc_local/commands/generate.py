@@ -26,6 +26,7 @@ from cmc_local.commands.generate_output import (
 )
 from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.progress import progress
+from cmc_local.commands.usual_model import talking
 from cmc_local.errors import DataError, UsageError
 from cmc_local.evaluate.alpaca import outputs
 from cmc_local.evaluate.answering import gained, in_order
@@ -64,7 +65,7 @@ class Question:
 @click.option("--parallel", "-p", type=click.IntRange(1, MOST_PARALLEL),
               help="Rows of a JSONL file that are answered at once.")  # fmt: skip
 @generate_ray.cluster
-@options.talking
+@talking
 @options.json_output
 def command(
     prompt: str | None,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmc_local.commands import loading, options
+from cmc_local.commands import loading
 from cmc_local.commands.model_choice import ModelChoice
+from cmc_local.commands.usual_model import talking
 from cmc_local.errors import InputError, MissingExtra, UsageError
 from cmc_local.model.shared import SharedModel
 from cmc_local.settings import MOST_PARALLEL, Sampling
@@ -43,7 +44,7 @@ KEY_VARIABLE = "CMC_API_KEY"
 @click.option("--queue", type=click.IntRange(1), help="Replies that may wait for a slot.")
 @click.option("--patience", type=float, help="Seconds that a reply may wait for a slot.")
 @click.option("--max-body", type=click.IntRange(1), metavar="BYTES", help="Largest request.")
-@options.talking
+@talking
 def command(
     host: str,
     port: int,

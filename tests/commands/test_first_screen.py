@@ -162,12 +162,12 @@ def test_small_models_answer_greedily(
 ) -> None:
     import click
 
-    from cmc_local.commands import options
+    from cmc_local.commands.usual_model import talking
 
     seen: list[float] = []
 
     @click.command()
-    @options.talking
+    @talking
     def command(*, sampling: Any, **_: Any) -> None:
         seen.append(sampling.temperature)
 
