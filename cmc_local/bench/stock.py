@@ -157,23 +157,16 @@ class Stock:
             raise RuntimeError(f"the processor was called {processor.calls} times in {steps} steps")
 
 
-class StockArm:
-    """Stock `Llama`, plain."""
-
-    def __init__(self, place: Place, stock: Stock, passage: Passage) -> None:
-        self.place = place
-        self._stock = stock
-        self._passage = passage
-
-    def run(self) -> Sample:
-        return self._stock.write(self._passage)
-
-
-class NaiveArm:
-    """Stock `Llama` with the processor."""
+class RivalArm:
+    """Stock `Llama`, plain or with the processor."""
 
     def __init__(
-        self, place: Place, stock: Stock, passage: Passage, processor: Processor, prompt: Tokens
+        self,
+        place: Place,
+        stock: Stock,
+        passage: Passage,
+        processor: Processor | None = None,
+        prompt: Tokens = (),
     ) -> None:
         """`prompt` is what the delta is asked, in its tokens."""
         self.place = place
@@ -183,6 +176,8 @@ class NaiveArm:
         self._prompt = prompt
 
     def run(self) -> Sample:
+        if self._processor is None:
+            return self._stock.write(self._passage)
         self._processor.begin(self._prompt, len(self._passage.prompt))
         sample = self._stock.write(self._passage, self._processor)
         sleep(REST)
@@ -208,10 +203,10 @@ def rivals(stock: Sequence[Any], passage: Passage, naive: Naive | None) -> Calla
 
     def arm_of(place: Place) -> Arm:
         if place.kind == "stock":
-            return StockArm(place, llama, passage)
+            return RivalArm(place, llama, passage)
         assert naive is not None
         processor = _processor(stock[0], naive)
-        return NaiveArm(place, llama, passage, processor, naive.prompt)
+        return RivalArm(place, llama, passage, processor, naive.prompt)
 
     return arm_of
 

@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from cmc_local.bench import session
 from cmc_local.bench.arms import KINDS, Kind
 from cmc_local.commands import bench, main
-from cmc_local.errors import MissingExtra
 
 FAST = ("--threads", "1", "--pairs", "1", "--tokens", "3")
 
@@ -158,19 +157,6 @@ def test_a_synthetic_pair_is_made_in_the_cache_and_measured(
     assert measured[0].adapter == tmp_path / "made-42m"
     run(*words, "--cache", str(tmp_path / "own"))
     assert made[-1][2] == tmp_path / "own"
-
-
-def test_without_the_workshop_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise MissingExtra('gguf is not installed: pip install "cmc-local[train]"')
-
-    monkeypatch.setattr(bench, "import_workshop", missing)
-    monkeypatch.setattr(bench, "apart", lambda function, *arguments: function(*arguments))
-    done = run("--synthetic", "1b", "--vocab", "v.gguf", "--delta-vocab", "t.json")
-    assert done.exit_code == 1
-    assert done.stderr.splitlines() == [
-        'cmc-local: error: gguf is not installed: pip install "cmc-local[train]"'
-    ]
 
 
 def test_a_process_of_its_own_hands_back_results_and_errors() -> None:

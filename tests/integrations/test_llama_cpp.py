@@ -152,24 +152,6 @@ def test_the_delta_works_while_llama_decodes(
     assert threading.current_thread() not in feeders
 
 
-def test_without_overlap_the_delta_works_in_the_callers_thread(
-    bundled_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    llm = opened(bundled_models)
-    with LlamaSteering(llm, [bundled_models / "instruct"], device="cpu", overlap="off") as steering:
-        source = steering.adapters["instruct"].source
-        feed, feeders = source.feed_many, set()
-
-        def feed_many(feeds: Sequence[Any]) -> Any:
-            feeders.add(threading.current_thread())
-            return feed(feeds)
-
-        monkeypatch.setattr(source, "feed_many", feed_many)
-        complete(llm, steering.processors(QUESTION))
-        assert feeders == {threading.current_thread()}
-    llm.close()
-
-
 # --- what is asked, and loops of one's own -------------------------------------------------------
 
 

@@ -125,18 +125,6 @@ def test_a_batch_says_what_the_steered_model_says(
         assert_same(steered, question, got)
 
 
-def test_one_by_one_is_the_same_as_a_batch(
-    model: Any, words: Any, bundled_models: Path, questions: list[str]
-) -> None:
-    steer = processor(words, bundled_models, questions)
-    together = replies(model, words, steer)
-    alone = []
-    for question in questions:
-        steer.begin([question])
-        alone += replies(model, words, steer)
-    assert alone == together
-
-
 def test_a_base_of_another_vocabulary(
     bundled_models: Path, questions: list[str], tmp_path: Path
 ) -> None:
