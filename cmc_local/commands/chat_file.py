@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, get_args
 
-from cmc_local.commands.chat_settings import SETTINGS, changed, number
+from cmc_local.commands.chat_settings import FORMS, SETTINGS, changed, number
 from cmc_local.errors import CmcError, InputError, UsageError
 from cmc_local.evaluate.whole_file import write_json
 from cmc_local.settings import Sampling
@@ -147,9 +147,9 @@ def _texts(name: str, setting: Any) -> list[str]:
             return []
         case "stop", list() if all(isinstance(text, str) and text for text in setting):
             return setting
-        case (("grammar" | "json_schema"), str()):
+        case _, str() if name in FORMS:
             return [setting]
-        case (("stop" | "grammar" | "json_schema"), _):
+        case _ if name == "stop" or name in FORMS:
             raise InputError(f"sampling.{name} has a value of the wrong type")
         case _:
             return [str(setting)]

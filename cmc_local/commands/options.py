@@ -35,6 +35,7 @@ import click
 
 from cmc_local import bundled
 from cmc_local.commands import completing
+from cmc_local.commands.chat_settings import FORMS
 from cmc_local.commands.model_choice import Devices, ModelChoice
 from cmc_local.errors import InputError, UsageError
 from cmc_local.hub import gguf as hub_gguf
@@ -155,6 +156,8 @@ SAMPLING_OPTIONS = (
     click.option("--max-tokens", "-n", type=int, help="At most so many tokens of answer."),
     click.option("--grammar", metavar="GBNF", help="A grammar; @FILE reads it from a file."),
     click.option("--json-schema", metavar="JSON", help="A JSON schema; @FILE reads a file."),
+    click.option("--regex", help="What the whole answer matches; @FILE reads a file."),
+    click.option("--lark", metavar="GRAMMAR", help="A Lark grammar; @FILE reads a file."),
     click.option(
         "--logit-bias", metavar="ID:BIAS", multiple=True, help="Add to a token's logit; repeatable."
     ),
@@ -300,7 +303,7 @@ def _collected(
 
 
 def _sampling(**values: Any) -> Sampling:
-    for name in ("grammar", "json_schema"):
+    for name in FORMS:
         text = values.get(name)
         if text is not None and text.startswith("@"):
             values[name] = _read(Path(text[1:]))

@@ -298,6 +298,7 @@ def test_changed_reads_each_kind_of_setting() -> None:
     assert changed(sampling, "temperature", "0.5").temperature == 0.5
     assert changed(changed(sampling, "stop", "a b"), "stop", "c").stop == ("a b", "c")
     assert changed(sampling, "json_schema", "{}").json_schema == "{}"
+    assert changed(sampling, "regex", "[ab]+").regex == "[ab]+"
 
 
 @pytest.mark.parametrize(
