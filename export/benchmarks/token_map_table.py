@@ -1,6 +1,6 @@
 """The shared vocabularies onto Llama-2, by our token map and by the published rule, as Markdown.
 
-    python tests/benchmarks/token_map_table.py [--text FILE]
+    python export/benchmarks/token_map_table.py [--text FILE]
 
 The published rule (wujwyi/CMC) compares spellings where ours compares texts. A token spelled
 `<...>` takes the delta token of its own number; any other one takes the token of the same spelling,
