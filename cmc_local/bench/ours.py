@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
 from cmc_local.bench.arms import Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
@@ -17,6 +17,8 @@ from cmc_local.engine.prompt_lookup import PromptLookup
 from cmc_local.engine.step import Chooser, Engine, Run, Slot
 from cmc_local.steer.steering import ActiveSteering
 
+DRAFTS: Final = 4
+"""Tokens drafted for one step, in the arms that guess."""
 _OF_DELTA = ("align", "session")
 _SUMMED = ("decode", "delta", *_OF_DELTA, "wait", "map", "sample")
 
@@ -115,7 +117,9 @@ class OurArm:
 
     def _begin(self, part: Part, chooser: Forced) -> Run:
         prompt = part.passage.prompt
-        guesser = PromptLookup(prompt) if self.place.kind.endswith("+guesses") else None
+        guesser = (
+            PromptLookup(prompt, drafts=DRAFTS) if self.place.kind.endswith("+guesses") else None
+        )
         return self._engine.begin(part.slot, prompt, chooser, part.active, guesser=guesser)
 
     def _write(

@@ -141,7 +141,7 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    if (devices.overlap, devices.speculate) != ("auto", "off"):
+    if (devices.overlap, devices.speculate) != ("auto", 0):
         raise UsageError(
             "--overlap and --speculate are what the arms differ in: choose from them with --arms"
         )

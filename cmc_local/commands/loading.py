@@ -129,7 +129,6 @@ def _proxy(
             control,
             form=form if choice.prompt is None else named_form(choice.prompt),
             alpha=choice.alpha,
-            guessing=devices.speculate == "auto",
         )
     except BaseException:
         pair.close()

@@ -45,7 +45,7 @@ from cmc_local.commands.choices import (
 )
 from cmc_local.errors import InputError, UsageError
 from cmc_local.hub import gguf as hub_gguf
-from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
+from cmc_local.settings import OLD_DRAFTS, Control, Limits, Overlap, Sampling, drafts
 from cmc_local.text.prompts import named_form
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -60,7 +60,7 @@ class Devices:
     threads: int | None = None
     delta_threads: int | None = None
     overlap: Overlap = "auto"
-    speculate: Speculate = "off"
+    speculate: int = 0
     rpc: tuple[str, ...] = ()
 
 
@@ -211,12 +211,16 @@ def devices(function: Function) -> Function:
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the base model."),
         click.option("--delta-threads", type=click.IntRange(min=1), help="Threads of a delta."),
         click.option(
-            "--overlap", type=_SWITCH, help="Run the deltas beside the base; auto if it is faster."
+            "--overlap",
+            type=_SWITCH,
+            help="Run the deltas beside the base; auto if a core is free.",
         ),
         click.option(
             "--speculate",
-            type=_SWITCH,
-            help="Check guessed tokens together; auto if rows cost little. Off unasked.",
+            metavar="N",
+            callback=_drafts,
+            help="Draft N tokens a step from what was said before: faster where replies repeat "
+            "their prompts. 0, the default, is off.",
         ),
         click.option(
             "--rpc",
@@ -292,6 +296,19 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _drafts(_ctx: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """The number of drafts; a word of older versions is taken, with a notice."""
+    if text is None or text == "off":
+        return None if text is None else 0
+    if text in ("on", "auto"):
+        told = f"--speculate {text}: an old word for {OLD_DRAFTS} drafts a step; give the number"
+        click.echo(told, err=True)
+        return OLD_DRAFTS
+    if not text.isdecimal():
+        raise UsageError(f"--speculate {text}: give a number of drafts a step, such as 4; 0 is off")
+    return drafts(int(text))
 
 
 def _check_device(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:

@@ -20,9 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from time import perf_counter
 
-from cmc_local.engine.pacing import Pace
-from cmc_local.engine.prompt_lookup import NEVER, PromptLookup, RowCosts
-from cmc_local.engine.row_costs import DEEP, DEEP_ROWS, deepened
+from cmc_local.engine.prompt_lookup import PromptLookup
 from cmc_local.engine.runs import Base, Chooser, Run, Slot, StepTimes, Timings, Watcher
 from cmc_local.engine.step_plan import Part, lay_out, share_prompt
 from cmc_local.errors import UsageError
@@ -49,35 +47,25 @@ class Engine:
         *,
         batch: int = 512,
         overlap: Overlap = "auto",
-        costs: RowCosts = NEVER,
-        learnt: Callable[[RowCosts], None] = lambda _costs: None,
         spare_core: bool = True,
     ) -> None:
-        """`batch` bounds the tokens of one decode; `costs` says what rows of the base cost.
+        """`batch` bounds the tokens of one decode.
 
-        What is not known of the costs is measured once it can be; `learnt` is told. `spare_core`
-        says whether the base leaves one, where overlapping is to be expected to pay.
+        `overlap="auto"` runs the deltas beside the base where that leaves a `spare_core` for them.
         """
         self.base = base
         self.times = StepTimes()
         """Over all steps so far."""
-        self.costs = costs
         self.step_seconds: float | None = None
         """How long one step may hold up whoever waits for it; None leaves prompts whole."""
         self._row_seconds: float | None = None
-        self._learnt = learnt
         self._batch = batch
-        both = (True, False) if spare_core else (False, True)
-        self._ways = {"on": (True,), "off": (False,), "auto": both}[overlap]
-        self._paces: dict[int, Pace[bool]] = {}
+        self.overlaps = spare_core if overlap == "auto" else overlap == "on"
+        """Whether the deltas run while the base model decodes."""
         self._rolls_back = base.can_roll_back
         self._slots: list[Slot] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cmc-delta")
         self._last_job: Future[None] | None = None
-
-    def overlaps(self, rows: int = 1) -> bool | None:
-        """Whether steps of so many steered replies overlap; None while that is being tried out."""
-        return self._pace(rows).settled
 
     def begin(
         self,
@@ -131,22 +119,15 @@ class Engine:
         before = perf_counter()
         try:
             parts = self._lay_out(runs)
-            pace = self._pace(sum(bool(part.run.active) for part in parts))
-            overlap = pace.take()
-            self._submit(parts, overlap)
+            self._submit(parts)
             self._decode(parts)
             chosen = {id(part.run): self._finish(part) for part in parts}
-            seconds = perf_counter() - before
-            if self.costs.deeper is None and self._rolls_back:
-                self._measure_depth(runs)
         except BaseException:
             for run in runs:
                 run.slot.stale, run.slot.run = True, None
             wait([run.job for run in runs if run.job is not None])
             raise
-        self.times.total_seconds += seconds
-        if all(len(part.tokens) == 1 and not part.guesses for part in parts):
-            pace.took(overlap, seconds)
+        self.times.total_seconds += perf_counter() - before
         return [chosen.get(id(run), []) for run in runs]
 
     def settle(self) -> None:
@@ -158,29 +139,7 @@ class Engine:
         """End the worker thread; what it is doing is finished first."""
         self._worker.shutdown(wait=True)
 
-    def _measure_depth(self, runs: Sequence[Run]) -> None:
-        """Behind the first long prompt of a reply with guesses: what rows cost more there."""
-        for run in runs:
-            depth = len(run.slot.cached)
-            room = DEEP <= depth <= self.base.n_ctx - DEEP_ROWS and self._batch >= DEEP_ROWS
-            at_prompt = depth == len(run.prompt) and run.failed is None
-            if run.guesser is None or not room or not at_prompt:
-                continue
-            found = deepened(self.base, self.costs, run.slot.sequence, depth)
-            if found is None:
-                self._decode_again(run)
-                return
-            self.costs = found
-            self._learnt(found)
-            return
-
     # --- the parts of a step -------------------------------------------------------------------
-
-    def _pace(self, steered: int) -> Pace[bool]:
-        """The pace of steps of so many steered replies."""
-        if steered not in self._paces:
-            self._paces[steered] = Pace(self._ways if steered else (False,))
-        return self._paces[steered]
 
     def _rewind(self, slot: Slot, prompt: Sequence[int]) -> int:
         """Cut the base's cache back to what it shares with the prompt; the length kept.
@@ -206,9 +165,9 @@ class Engine:
                 share_prompt(self.base, run, self._slots)
         # However slow the prompts are, every reply has its row.
         rows = min(sum(run.replying for run in runs) + self.most_rows(), self._batch)
-        return lay_out(self.base, runs, batch=rows, costs=self.costs, guessing=self._rolls_back)
+        return lay_out(self.base, runs, batch=rows, guessing=self._rolls_back)
 
-    def _submit(self, parts: Sequence[Part], overlap: bool) -> None:
+    def _submit(self, parts: Sequence[Part]) -> None:
         """Give the deltas' work to the worker thread, or do it at once."""
         told: list[Part] = []
         for part in parts:
@@ -217,11 +176,11 @@ class Engine:
                 continue
             if not run.begun:
                 run.begun = True
-                self._start([run], _begun(run.active), overlap)
+                self._start([run], _begun(run.active))
             elif part.finishes and run.untold is not None:
                 told.append(part)
         if told:
-            self._start([part.run for part in told], self._told(told), overlap)
+            self._start([part.run for part in told], self._told(told))
 
     def _told(self, parts: Sequence[Part]) -> Work:
         """The work of telling the deltas what was chosen, and what is guessed to follow."""
@@ -243,7 +202,7 @@ class Engine:
 
         return work
 
-    def _start(self, runs: Sequence[Run], work: Work, overlap: bool) -> None:
+    def _start(self, runs: Sequence[Run], work: Work) -> None:
         def timed() -> None:
             begun = perf_counter()
             aligned, session = work()
@@ -253,8 +212,7 @@ class Engine:
                 times.align_seconds += aligned
                 times.session_seconds += session
 
-        if not overlap:
-            self.settle()  # one thread at a time has the deltas
+        if not self.overlaps:
             timed()
             return
         self._last_job = self._worker.submit(timed)

@@ -1,4 +1,4 @@
-"""What one step decodes: a row for each reply, guesses where they pay, and some prompt.
+"""What one step decodes: a row for each reply, drafts of a reply that is alone, and some prompt.
 
     replies 0 and 1, prompt 2 of 100 tokens  ->  1 row, 1 row, BESIDE rows of the prompt
 
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cmc_local.base.span import Span
-from cmc_local.engine.prompt_lookup import MOST, RowCosts
 from cmc_local.engine.runs import Base, Run, Slot
 from cmc_local.steer.steering import common_prefix
 from cmc_local.text.vocabulary import Role
@@ -32,14 +31,12 @@ class Part:
     tokens: list[int]
     """Its pending tokens, or the first of them."""
     guesses: list[int] = field(default_factory=list)
-    filler: int = 0
-    """Rows for nothing, where so many rows cost less."""
     first_row: int = 0
 
     @property
     def rows(self) -> int:
         """Rows of the batch."""
-        return len(self.tokens) + len(self.guesses) + self.filler
+        return len(self.tokens) + len(self.guesses)
 
     @property
     def finishes(self) -> bool:
@@ -50,18 +47,16 @@ class Part:
         """The part as `decode_spans` takes it; logits for the last pending token and guesses."""
         last = len(self.tokens) - 1
         outputs = range(last, last + 1 + len(self.guesses)) if self.finishes else range(0)
-        tokens = [*self.tokens, *self.guesses, *self.tokens[-1:] * self.filler]
+        tokens = [*self.tokens, *self.guesses]
         return Span(self.run.slot.sequence, len(self.run.slot.cached), tokens, outputs)
 
 
-def lay_out(
-    base: Base, runs: Sequence[Run], *, batch: int, costs: RowCosts, guessing: bool
-) -> list[Part]:
+def lay_out(base: Base, runs: Sequence[Run], *, batch: int, guessing: bool) -> list[Part]:
     """The parts of a step, at most `batch` rows; a run that has to wait has none."""
     parts = [Part(run, list(run.pending)) for run in runs if run.replying][:batch]
     prompts = [run for run in runs if not run.replying and not _waits(run, runs)]
-    if parts and not prompts and guessing:
-        _guess(base, parts, batch, costs)
+    if len(parts) == 1 and not prompts and guessing:
+        _guess(base, parts[0], batch)
     left = min(batch - len(parts), BESIDE) if parts else batch
     for run in prompts:
         if left > 0:
@@ -74,20 +69,11 @@ def lay_out(
     return parts
 
 
-def _guess(base: Base, parts: Sequence[Part], batch: int, costs: RowCosts) -> None:
-    """Guesses for a reply that is alone, and rows up to a number that costs less."""
-    part = parts[-1]
-    guesser = part.run.guesser
-    if guesser is None:
-        return
-    depth = len(part.run.slot.cached)
-    room = min(base.n_ctx - depth - 1, batch - len(parts))
-    if len(parts) == 1:
-        found = _normal(base, guesser.guess(min(MOST, room)))
-        beside = [active.costs for active in part.run.active]
-        part.guesses = found[: costs.guesses(guesser.rate, len(found), beside, depth)]
-    rows = len(parts) + len(part.guesses)
-    part.filler = min(costs.fill_up(rows, depth) - rows, room - len(part.guesses))
+def _guess(base: Base, part: Part, batch: int) -> None:
+    """Drafts for a reply that is alone, where context and batch have room for them."""
+    if part.run.guesser is not None:
+        room = min(base.n_ctx - len(part.run.slot.cached) - 1, batch - 1)
+        part.guesses = _normal(base, part.run.guesser.draft(room))
 
 
 def _normal(base: Base, tokens: Sequence[int]) -> list[int]:

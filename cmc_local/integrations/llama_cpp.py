@@ -352,5 +352,5 @@ def _refuse_draft_model(llm: Any) -> None:
     if llm.draft_model is not None:
         raise UsageError(
             "a Llama with a draft model cannot be steered: open it without draft_model"
-            ' (SteeredModel guesses ahead with speculate="auto")'
+            " (SteeredModel guesses ahead with speculate=4)"
         )

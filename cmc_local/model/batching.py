@@ -54,7 +54,6 @@ class Acting:
             self.adapter.mapped,
             self.alpha,
             self.prompt,
-            self.adapter.costs,
             self.given_before_echo if echo else self.given,
         )
 
@@ -76,8 +75,8 @@ class Request:
     """The base model's prompt."""
     acting: Sequence[Acting]
     sampling: Sampling
-    guesses: bool = False
-    """Whether guessed tokens are checked several at once."""
+    drafts: int = 0
+    """How many tokens are drafted for a step; 0 drafts none."""
     top_logprobs: int | None = None
     """Alternatives that each token's details name; None: no details."""
     plain: bool = False
@@ -94,7 +93,7 @@ class Request:
     ) -> Run:
         """Its run, in this slot."""
         active = [one.on(slot.sequence) for one in self.acting]
-        guesser = PromptLookup(self.tokens) if self.guesses else None
+        guesser = PromptLookup(self.tokens, drafts=self.drafts) if self.drafts else None
         return engine.begin(slot, self.tokens, chooser, active, guesser=guesser, watcher=watch)
 
     def read(self, engine: Engine, slot: Slot) -> Reading | None:

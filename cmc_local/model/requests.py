@@ -76,8 +76,8 @@ class Asked:
     adapters: Mapping[str, LoadedAdapter]
     alphas: Mapping[str, float]
     """Their strengths where an ask says nothing."""
-    guesses: bool = False
-    """Whether the engine checks guessed tokens."""
+    drafts: int = 0
+    """How many tokens are drafted for one step of a reply."""
 
     def strengths(self, alphas: Alphas | None, *, exact: bool = False) -> dict[str, float]:
         """The strengths in force with `alphas` over the adapters' own, or 0 if `exact`; checked."""
@@ -175,7 +175,7 @@ class Asked:
             tokens,
             tuple(acting),
             ask.sampling,
-            self.guesses,
+            self.drafts,
             top_logprobs=ask.top_logprobs,
             plain=ask.plain,
             echo=echo,

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,16 +26,14 @@ from cmc_local.base.lora import LoraLike
 from cmc_local.base.model import BaseModel
 from cmc_local.base.sampler import NativeSampler
 from cmc_local.base.threads import leaves_a_core, usual_delta_threads
-from cmc_local.engine.prompt_lookup import ALWAYS, NEVER, RowCosts
 from cmc_local.engine.replies import Completion, Piece, Score, completion, reply
-from cmc_local.engine.row_costs import ROWS, base_costs, keep_base_costs
 from cmc_local.engine.scoring import Alphas, Passage, Prompt, Scoring
 from cmc_local.engine.step import Base, Engine, Slot, StepTimes
 from cmc_local.errors import UsageError
 from cmc_local.lifetime import Closing, free_unused, trim_heap
 from cmc_local.model.batching import Acting, Batch, Sampler
 from cmc_local.model.requests import Ask, Asked, Prepared
-from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
+from cmc_local.settings import OLD_DRAFTS, Control, Limits, Overlap, Sampling, Speculate, drafts
 from cmc_local.steer.control import check_alpha
 from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.text.base_prompt import Asking, BasePrompt, TextModel, continuation_tokens, fit
@@ -64,13 +63,12 @@ class SteeredModel(Scoring, Closing):
         loader: Callable[[str | Path], LoadedAdapter] | None = None,
         limits: Limits | None = None,
         overlap: Overlap = "auto",
-        costs: RowCosts = NEVER,
-        learnt: Callable[[RowCosts], None] = lambda _costs: None,
+        drafts: int = 0,
         spare_core: bool = True,
     ) -> None:
-        """From parts; `load` is the usual way. `costs` are the base's, by which it guesses.
+        """From parts; `load` is the usual way. `drafts` tokens are drafted for a step, 0 for none.
 
-        `learnt` is told what is found out about them.
+        `spare_core` says whether the base model leaves a core to the deltas.
         """
         limits = limits or Limits()
         self.base = base
@@ -82,13 +80,11 @@ class SteeredModel(Scoring, Closing):
             base,
             batch=limits.batch,
             overlap=overlap,
-            costs=costs,
-            learnt=learnt,
             spare_core=spare_core,
         )
         self._batch = limits.batch
         self._slots = tuple(Slot(sequence) for sequence in range(limits.parallel))
-        self._guesses = costs is not NEVER
+        self._drafts = drafts
         self._busy = threading.Lock()
         self._busy_thread: int | None = None
 
@@ -105,15 +101,15 @@ class SteeredModel(Scoring, Closing):
         threads: int | None = None,
         delta_threads: int | None = None,
         overlap: Overlap = "auto",
-        speculate: Speculate = "off",
+        speculate: Speculate = 0,
         loras: Sequence[LoraLike] = (),
         rpc: Sequence[str] = (),
     ) -> SteeredModel:
         """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha).
 
         `overlap` runs the deltas beside the base model, `auto` if that is found faster;
-        `speculate` checks guessed tokens several at once, `auto` where the rows cost little (it
-        pays on texts that repeat their prompt and costs on others);
+        `speculate` drafts so many tokens a step from what was said before, 0 none (it pays where
+        replies repeat their prompts: extraction, corrections, code);
         `loras` are LoRA files (GGUF) that change the base model itself, with their scales;
         `rpc` are llama.cpp's servers on other machines that take a part of its layers.
         """
@@ -134,7 +130,6 @@ class SteeredModel(Scoring, Closing):
             device=delta_device,
             threads=delta_threads or usual_delta_threads(base.threads),
             sequences=limits.parallel,
-            guessing=speculate == "auto",
         )
         model = cls(
             base,
@@ -142,8 +137,7 @@ class SteeredModel(Scoring, Closing):
             loader=loader,
             limits=limits,
             overlap=overlap,
-            costs=_costs(base, limits, speculate),
-            learnt=partial(keep_base_costs, base.identity),
+            drafts=_drafts(speculate),
             spare_core=leaves_a_core(base.threads),
         )
         try:
@@ -337,7 +331,7 @@ class SteeredModel(Scoring, Closing):
     def asked(self) -> Asked:
         """What makes requests of asks, for the adapters as they are now."""
         adapters, alphas = dict(self.adapters), dict(self._alphas)
-        return Asked(self.base, self.base.n_ctx, adapters, alphas, self._guesses)
+        return Asked(self.base, self.base.n_ctx, adapters, alphas, self._drafts)
 
     def asking(self, base_prompt: BasePrompt | None = None) -> Asking:
         """How the base model is asked."""
@@ -375,12 +369,14 @@ class SteeredModel(Scoring, Closing):
             self._busy.release()
 
 
-def _costs(base: BaseModel, limits: Limits, speculate: Speculate) -> RowCosts:
-    """What rows of a decode cost, by which the engine guesses."""
-    if speculate != "auto":
-        return ALWAYS if speculate == "on" else NEVER
-    small = limits.batch < max(ROWS)  # a batch that does not hold the rows checks none
-    return NEVER if small else base_costs(base, base.identity)
+def _drafts(speculate: Speculate) -> int:
+    if speculate in ("on", "auto"):
+        warnings.warn(
+            f"speculate={speculate!r} is an old word for {OLD_DRAFTS}: give the number of drafts",
+            FutureWarning,
+            stacklevel=3,
+        )
+    return drafts(speculate)
 
 
 def as_messages(prompt: Prompt) -> list[Message]:

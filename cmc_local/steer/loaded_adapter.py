@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmc_local.delta import adapter as adapter_folder
 from cmc_local.delta.source import ShiftSource
-from cmc_local.engine.prompt_lookup import FREE, RowCosts
-from cmc_local.engine.row_costs import delta_costs
 from cmc_local.settings import Control
 from cmc_local.steer.control import MappedShift
 from cmc_local.steer.mid_token import MidToken
@@ -35,8 +32,6 @@ class LoadedAdapter:
     steerings: tuple[Steering, ...]
     """One for each of the base model's sequences."""
     mapped: MappedShift
-    costs: RowCosts = FREE
-    """What rows of the delta cost."""
 
     def prompt(self, messages: Sequence[Message]) -> DeltaPrompt:
         """The delta's prompt: at most half of its context."""
@@ -58,8 +53,6 @@ class AdapterLoader:
     device: str = "auto"
     threads: int = 1
     sequences: int = 1
-    guessing: bool = False
-    """Whether it matters what rows of the delta cost."""
 
     def __call__(self, folder: str | Path) -> LoadedAdapter:
         """Load an adapter folder; AdapterError where it cannot be used."""
@@ -69,12 +62,7 @@ class AdapterLoader:
         source = OnnxDelta(adapter, device=self.device, threads=self.threads, slots=self.sequences)
         tokenizer = DeltaTokenizer(adapter.tokenizer_json)
         settings = adapter.settings
-        costs = FREE
-        if self.guessing:
-            files = sorted(settings.files.items())
-            how = f"{source.precision} {source.device} {self.threads} {platform.processor()}"
-            costs = delta_costs(source, f"{files} {how}")
-        made = ready(
+        return ready(
             source,
             tokenizer,
             self.base,
@@ -84,7 +72,6 @@ class AdapterLoader:
             form=settings.prompt,
             turns=settings.turns,
         )
-        return replace(made, costs=costs)
 
 
 def ready(

@@ -10,7 +10,6 @@ ready for a base vocabulary. Knows nothing of the base model or of how a shift i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from operator import index
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,8 +22,6 @@ from cmc_local.base.model import BaseModel
 from cmc_local.base.span import Span
 from cmc_local.base.tokenizer_json import tokenizer_of
 from cmc_local.delta.source import Feed
-from cmc_local.engine.prompt_lookup import NEVER
-from cmc_local.engine.row_costs import ROWS, delta_costs
 from cmc_local.errors import GGUFError, TokenizerError, UsageError
 from cmc_local.settings import Control
 from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
@@ -262,14 +259,12 @@ def loaded(
     *,
     form: PromptForm,
     alpha: float = 1.0,
-    guessing: bool = False,
 ) -> LoadedAdapter:
     """A pair made ready for a base vocabulary, asked in `form`; `SteeredModel.attach` takes it.
 
-    With `guessing` it is measured what rows of the pair cost. Raises TokenizerError where the
-    expert's tokenizer cannot be made outside llama.cpp.
+    Raises TokenizerError where the expert's tokenizer cannot be made outside llama.cpp.
     """
-    made = ready(
+    return ready(
         pair,
         tokenizer(pair.expert),
         base,
@@ -278,13 +273,6 @@ def loaded(
         alpha=alpha,
         form=form,
     )
-    if not guessing:
-        return made
-    if not pair.can_roll_back or pair.context < max(ROWS):
-        costs = NEVER  # a wrong guess would cost the whole stream
-    else:
-        costs = delta_costs(pair, f"{pair.expert.identity} {pair.antiexpert.identity}")
-    return replace(made, costs=costs)
 
 
 def tokenizer(model: BaseModel) -> DeltaTokenizer:

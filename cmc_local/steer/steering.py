@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.delta.source import Feed, ShiftSource
-from cmc_local.engine.prompt_lookup import FREE, RowCosts
 from cmc_local.steer.control import MappedShift, Offer, Shift
 from cmc_local.steer.mid_token import REACH, MidToken
 from cmc_local.text.alignment import Aligner, DeltaPrompt, DeltaTokenizer, edit_between
@@ -251,8 +250,6 @@ class ActiveSteering:
     mapped: MappedShift
     alpha: float
     prompt: DeltaPrompt
-    costs: RowCosts = FREE
-    """What rows of the delta cost, in the same unit as the base model's."""
     given: bytes = b""
     """What the reply begins with, said already in the base model's prompt."""
 

@@ -9,7 +9,6 @@ import pytest
 from cmc_local.bench.arms import Kind, Place, Sample, digest, undisturbed
 from cmc_local.bench.ours import Forced, OurArm, Part
 from cmc_local.bench.passages import Passage
-from cmc_local.engine.prompt_lookup import RowCosts
 from cmc_local.engine.step import Engine, Slot
 from cmc_local.settings import Overlap
 from cmc_local.steer.steering import ActiveSteering
@@ -42,12 +41,11 @@ def passage(*prompt: int) -> Passage:
 
 
 def arm(
-    base: FakeBase, kind: Kind, parts: list[Part], *, overlap: Overlap = "auto", free: bool = False
+    base: FakeBase, kind: Kind, parts: list[Part], *, overlap: Overlap = "auto"
 ) -> tuple[OurArm, Watched]:
-    """An arm, and the one sampler that all of its runs use; `free` rows cost nothing more."""
-    costs = RowCosts({1: 1.0, 8: 1.0} if free else {1: 1.0})
+    """An arm, and the one sampler that all of its runs use."""
     sampler = Watched()
-    engine = Engine(base, overlap=overlap, costs=costs)
+    engine = Engine(base, overlap=overlap)
     return OurArm(place(kind, len(parts)), engine, parts, lambda: sampler), sampler
 
 
@@ -116,13 +114,13 @@ def test_guesses_that_are_right_save_steps_and_change_nothing() -> None:
     base = FakeBase(always(0, 0, 0, 0, 0))
     repeats = Passage("text", (A, B, AB, B, A, A), (B, AB, B, A, A, B), "")
     parts = [Part(Slot(0), repeats)]
-    ours, _ = arm(base, "plain+guesses", parts, free=True)
+    ours, _ = arm(base, "plain+guesses", parts)
     sample = ours.run()
     assert sample.emitted == (repeats.reply,)
     assert sample.tokens == 5
     assert len(base.batches) < 6  # one step for each token without guesses
     base.batches.clear()
-    plain, _ = arm(base, "plain", parts, free=True)
+    plain, _ = arm(base, "plain", parts)
     assert plain.run().emitted == (repeats.reply,)
     assert len(base.batches) == 6
 

@@ -22,7 +22,6 @@ import click
 from cmc_local import bundled
 from cmc_local.base.model import BaseModel
 from cmc_local.base.sampler import NativeSampler
-from cmc_local.engine.row_costs import base_costs
 from cmc_local.engine.step import Engine, Slot
 from cmc_local.model.batching import Acting, Batch, Request
 from cmc_local.settings import Control, Sampling
@@ -49,8 +48,7 @@ class Soak:
         loader = AdapterLoader(self.base.vocabulary, Control(), sequences=slots)
         self.adapters = [loader(adapter), loader(adapter)]
         places = [Slot(i, tuple(one.steerings[i] for one in self.adapters)) for i in range(slots)]
-        costs = base_costs(self.base, self.base.identity)
-        self.engine = Engine(self.base, batch=64, costs=costs)
+        self.engine = Engine(self.base, batch=64)
         self.batch = Batch(self.engine, places, lambda how: NativeSampler(self.base, how))
         self.slots = slots
         self.open: set[int] = set()
@@ -71,7 +69,7 @@ class Soak:
             temperature=temperature, seed=seed, max_tokens=draw.choice((1, 20, 60, 400))
         )
         tokens = self.base.tokenize(text)
-        return Request(tokens, acting, sampling, guesses=draw.random() < 0.5)
+        return Request(tokens, acting, sampling, drafts=draw.choice((0, 4)))
 
     def step(self) -> None:
         """One step, after some comings and goings."""

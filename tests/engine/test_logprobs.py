@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cmc_local.engine.logprobs import Watch, detail, log_softmax, ranked
-from cmc_local.engine.prompt_lookup import ALWAYS, NEVER, RowCosts
 from cmc_local.engine.replies import Piece
 from cmc_local.model.requests import Ask
 from cmc_local.model.steered import SteeredModel
@@ -51,8 +50,8 @@ def test_a_watch_without_plain_keeps_no_row() -> None:
     assert watch.take()[0].plain_logprob is None
 
 
-@pytest.mark.parametrize("costs", [NEVER, ALWAYS], ids=["one by one", "with guesses"])
-def test_details_stay_with_their_tokens_whatever_holds_the_text_back(costs: RowCosts) -> None:
+@pytest.mark.parametrize("drafts", [0, 7], ids=["one by one", "with drafts"])
+def test_details_stay_with_their_tokens_whatever_holds_the_text_back(drafts: int) -> None:
     """A character in two tokens, a stop text in two, a character that never becomes whole."""
     words = vocabulary(b"a", b"\xc3", b"\xa9", b"#")
     a, first, second, sharp = range(1, 5)
@@ -69,7 +68,7 @@ def test_details_stay_with_their_tokens_whatever_holds_the_text_back(costs: RowC
             return [3.0 if token == script[at] else token / 10 for token in range(5)]
 
         base = FakeBase(rule, words=words)
-        model = SteeredModel(base, base.sampler, costs=costs)
+        model = SteeredModel(base, base.sampler, drafts=drafts)
         most = len(script) if reason == "length" else 40
         sampling = Sampling(temperature=0, max_tokens=most, stop=("##",))
         batch = model.batch()
@@ -89,7 +88,7 @@ def test_details_stay_with_their_tokens_whatever_holds_the_text_back(costs: RowC
         assert (end != []) == (END in script)
         assert all(one.top[0][0] == one.token for one in details)
         guessed = pieces[-1].timings.guessed_tokens  # type: ignore[union-attr]
-        assert (guessed > 0) == (costs is ALWAYS)
+        assert (guessed > 0) == (drafts > 0)
 
 
 @given(

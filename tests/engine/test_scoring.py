@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_steered_models import tiny_adapter
 
 from cmc_local.engine import scoring
 from cmc_local.engine.replies import Score
@@ -23,6 +22,7 @@ from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, Rule, adapter, always
+from tiny_adapters import tiny_adapter
 
 GREEDY = Sampling(temperature=0, max_tokens=6)
 SAYS_A = always(0, 1, 0.5, 0, 0)
@@ -113,7 +113,7 @@ def model(request: pytest.FixtureRequest, adapters: list[Path]) -> Iterator[Stee
     """A real model, steered from its own vocabulary and from the other one."""
     gguf = request.getfixturevalue(request.param)
     limits = Limits(context=256, batch=24)
-    parts = {"threads": 1, "gpu_layers": 0, "delta_device": "cpu", "speculate": "off"}
+    parts = {"threads": 1, "gpu_layers": 0, "delta_device": "cpu", "speculate": 0}
     with SteeredModel.load(gguf, adapters, limits=limits, **parts) as loaded:  # type: ignore[arg-type]
         yield loaded
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cmc_local.engine.prompt_lookup import PromptLookup, RowCosts
 from cmc_local.engine.step import Engine, Run, Slot
 from cmc_local.errors import UsageError
 from cmc_local.model.batching import Acting
@@ -127,22 +126,17 @@ def test_on_a_slow_model_every_reply_has_its_row_and_prompts_get_on() -> None:
     assert base.batches == [(*[1] * 20, 16)]
 
 
-def test_a_prompt_in_parts_is_shared_and_measured_as_a_whole_one_is() -> None:
-    learnt: list[RowCosts] = []
+def test_a_prompt_in_parts_is_shared_as_a_whole_one_is() -> None:
     base = FakeBase(SAYS_A, n_ctx=512)
-    engine = Engine(base, costs=RowCosts({1: 1.0, 4: 1.0}, None), learnt=learnt.append)
+    engine = Engine(base)
     engine.step_seconds = 0.5
     prompt = [B] * 300
-    runs = [
-        engine.begin(Slot(i), prompt, GreedySampler(base), guesser=PromptLookup(prompt))
-        for i in range(2)
-    ]
+    runs = [begin(engine, Slot(i), base, prompt) for i in range(2)]
     said: list[list[int]] = [[], []]
     while min(map(len, said)) < 4:
         for one, chosen in zip(said, engine.step(runs), strict=True):
             one += chosen
     assert [one[:4] for one in said] == [[A] * 4] * 2
-    assert len(learnt) == 1
     assert all(base.cache[i] == [*prompt, *said[i][:-1]] for i in range(2))
     in_prompts = sum(len(tokens) for tokens in base.decoded if len(tokens) > 4)
     assert in_prompts < 340  # the second took over what the first had decoded

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from test_shared import Made, ask, made, until
 
 from cmc_local.engine.replies import Piece
 from cmc_local.errors import ModelClosed, Overloaded, UsageError
@@ -17,6 +16,7 @@ from cmc_local.model.requests import Ask
 from cmc_local.model.tickets import Ticket
 from cmc_local.settings import Sampling
 from fakes import FakeShift, GreedySampler, adapter, always
+from gated_models import Made, ask, made, until
 
 __all__ = ["made"]  # the fixture
 

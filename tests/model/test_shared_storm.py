@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from cmc_local.engine.prompt_lookup import ALWAYS
 from cmc_local.engine.replies import Piece
 from cmc_local.errors import ModelClosed, Overloaded, UsageError
 from cmc_local.model import shared as shared_module
@@ -164,7 +163,7 @@ class Storm:
             self.chooser,
             loader=lambda folder: an_adapter(str(folder)),
             limits=Limits(parallel=SLOTS, batch=24),
-            costs=ALWAYS,
+            drafts=7,
         )
         model.add("one")
         model.add("two")

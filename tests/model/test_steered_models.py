@@ -17,30 +17,10 @@ from cmc_local.model.shared import SharedModel
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
 from cmc_local.text.prompts import Message
-from tiny_adapters import adapter_of, checkpoint
-from tiny_models import Family
+from tiny_adapters import tiny_adapter
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 QUESTION = "Where was Helen born?"
-
-
-def tiny_adapter(
-    place: Path,
-    family: Family = "sentencepiece",
-    vocab_size: int = 480,
-    *,
-    context: int = 128,
-    seed: int = 5,
-) -> Path:
-    """An adapter in fp32 whose delta is a random tiny llama; its name is the folder's."""
-    folder = checkpoint(
-        place.parent / "checkpoints" / place.name,
-        family=family,
-        vocab_size=vocab_size,
-        context=context,
-        seed=seed,
-    )
-    return adapter_of(folder, place, ["fp32"]).path
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +53,7 @@ def load(gguf: Path, adapters: dict[str, Path], **settings: object) -> SteeredMo
         threads=1,
         gpu_layers=0,
         delta_device="cpu",
-        **{"speculate": "off", **settings},  # type: ignore[arg-type]
+        **{"speculate": 0, **settings},  # type: ignore[arg-type]
     )
 
 
@@ -104,7 +84,7 @@ def test_steering_changes_the_answer(model: SteeredModel) -> None:
 
 def test_however_it_is_run_the_answer_is_the_same(gguf: Path, adapters: dict[str, Path]) -> None:
     answers = set()
-    for overlap, speculate in (("on", "off"), ("off", "off"), ("auto", "on")):
+    for overlap, speculate in (("on", 0), ("off", 0), ("auto", 4)):
         with load(gguf, adapters, overlap=overlap, speculate=speculate) as model:
             answers.add(model.generate(QUESTION, GREEDY).tokens)
     assert len(answers) == 1
