@@ -19,10 +19,10 @@ from cmc_local import bundled
 from cmc_local.base.model import BaseModel
 from cmc_local.base.sampler import NativeSampler
 from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.step import Engine, Run, Slot
+from cmc_local.engine.slots import Run, Slot
+from cmc_local.engine.step import Engine
 from cmc_local.settings import Control, Overlap, Sampling
-from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.steer.loaded_adapter import ActiveAdapter, AdapterLoader, LoadedAdapter
 from cmc_local.text.prompts import Message
 from tiny_adapters import tiny_adapter
 
@@ -53,8 +53,7 @@ class Bench:
         self.base = BaseModel(gguf, context=192, threads=1, sequences=SEQUENCES, kv_type=kv_type)  # type: ignore[arg-type]
         loader = AdapterLoader(self.base.vocabulary, Control(), device="cpu", sequences=SEQUENCES)
         self.adapters: list[LoadedAdapter] = [loader(path) for path in adapters]
-        steerings = zip(*(one.steerings for one in self.adapters), strict=True)
-        self.slots = [Slot(i, tuple(mine)) for i, mine in enumerate(steerings)]
+        self.slots = [Slot(i) for i in range(SEQUENCES)]
 
     def prompt(self, i: int) -> list[int]:
         return self.base.tokenize(f"Question: {ASKED[i]}\nAnswer:")
@@ -74,17 +73,13 @@ class Bench:
     ) -> tuple[Run, Forced]:
         place = self.slots[i if slot is None else slot]
         asked: list[Message] = [{"role": "user", "content": ASKED[i]}]
-        active = [
-            ActiveSteering(one.steerings[place.sequence], one.mapped, alpha, one.prompt(asked))
-            for one in self.adapters
-            if alpha
-        ]
+        active = [ActiveAdapter(one, alpha, one.prompt(asked)) for one in self.adapters if alpha]
         prompt, reply = self.prompt(i), self.reply(i)
         chooser = Forced(self.base, reply)
-        # The guesser knows the reply, but for one token: most guesses are right, some are wrong.
+        # The look-up knows the reply, but for one token: most guesses are right, some are wrong.
         known = [*prompt, *reply[: REPLY // 2], 7, *reply[REPLY // 2 + 1 :], *prompt]
-        guesser = PromptLookup(known, drafts=drafts, worth=0.0) if drafts else None
-        return engine.begin(place, prompt, chooser, active, guesser=guesser), chooser
+        lookup = PromptLookup(known, drafts=drafts, worth=0.0) if drafts else None
+        return engine.begin(place, prompt, chooser, active, lookup=lookup), chooser
 
     def rows(
         self,
@@ -106,6 +101,9 @@ class Bench:
     def clear(self) -> None:
         for slot in self.slots:
             slot.stale = True
+        for one in self.adapters:
+            for steering in one.steerings:
+                steering.stale = True
 
 
 @pytest.fixture(scope="module")
@@ -226,10 +224,10 @@ def drawn(bench: Bench, seed: int, drafts: int) -> tuple[list[int], int]:
     how = Sampling(temperature=1.0, top_k=3, top_p=1.0, min_p=0.0, seed=seed)
     sampler = NativeSampler(bench.base, how)
     place, one = bench.slots[0], bench.adapters[0]
-    active = ActiveSteering(one.steerings[0], one.mapped, 0.1, one.prompt(QUESTION))
+    active = ActiveAdapter(one, 0.1, one.prompt(QUESTION))
     prompt = bench.prompt(0) * 3
-    guesser = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
-    run = engine.begin(place, prompt, sampler, [active], guesser=guesser)
+    lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
+    run = engine.begin(place, prompt, sampler, [active], lookup=lookup)
     tokens: list[int] = []
     while len(tokens) < REPLY:
         tokens += engine.step([run])[0]

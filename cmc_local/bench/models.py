@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
@@ -25,11 +25,11 @@ from cmc_local.bench.machine import megabytes
 from cmc_local.bench.memory import Memory
 from cmc_local.bench.passages import Passage
 from cmc_local.delta import adapter as adapter_folder
-from cmc_local.engine.step import Engine, Slot
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
 from cmc_local.lifetime import Closing
 from cmc_local.settings import Control, Overlap, Sampling
-from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter, ready
 from cmc_local.text import token_map
 from cmc_local.text.alignment import Aligner
 from cmc_local.text.delta_tokenizer import DeltaPrompt, DeltaTokenizer
@@ -76,7 +76,6 @@ class Models(Closing):
         self.delta_threads = loading.delta_threads or usual_delta_threads(self.base.threads)
         if loading.adapter is not None:
             self.adapter = self._load_adapter(loading.adapter)
-            self.slot.steerings = self.adapter.steerings[:1]
 
     def engine(self, overlap: Overlap = "auto", *, many: bool = False) -> Engine:
         """One engine for each mode, kept with its thread."""
@@ -96,12 +95,12 @@ class Models(Closing):
         """What makes greedy samplers."""
         return partial(NativeSampler, self.many if many else self.base, Sampling(temperature=0.0))
 
-    def steering(self, passage: Passage, slot: int = 0) -> tuple[ActiveSteering, ...]:
-        """The adapter asked what the passage's prompt asks, on one of its slots."""
+    def active(self, passage: Passage, *, many: bool = False) -> tuple[ActiveAdapter, ...]:
+        """The adapter asked what the passage's prompt asks; for `many` on slots of their own."""
         adapter = self._adapter
-        prompt = self._asked(passage)
-        steering = adapter.steerings[slot]
-        return (ActiveSteering(steering, adapter.mapped, self.alpha, prompt),)
+        if many:
+            adapter = replace(adapter, steerings=adapter.steerings[1:])
+        return (ActiveAdapter(adapter, self.alpha, self._asked(passage)),)
 
     def delta_prompt(self, passage: Passage) -> Tokens:
         """What the delta is asked, in its tokens."""
@@ -121,9 +120,7 @@ class Models(Closing):
     @cached_property
     def many_slots(self) -> tuple[Slot, ...]:
         """A slot for each sequence of `many`."""
-        steerings = () if self.adapter is None else self.adapter.steerings[1:]
-        count = self.loading.parallel
-        return tuple(Slot(i, steerings[i : i + 1]) for i in range(count))
+        return tuple(Slot(i) for i in range(self.loading.parallel))
 
     def apart(self, make: Callable[..., ArmOf], *arguments: Any) -> Apart:
         """The process that holds what `make` makes of these; the same for the same function."""

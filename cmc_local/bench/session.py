@@ -222,7 +222,7 @@ def _arm(kind: Kind, passage: Passage, models: Models) -> Arm:
 
 def _our_arm(kind: Kind, passage: Passage, models: Models) -> OurArm:
     place = Place(kind, passage.name, passage.context)
-    active = models.steering(passage) if kind in _STEERED else ()
+    active = models.active(passage) if kind in _STEERED else ()
     engine = models.engine(_OVERLAP.get(kind, "auto"))
     return OurArm(place, engine, [Part(models.slot, passage, active)], models.sampler())
 
@@ -252,8 +252,8 @@ def _many(kind: Kind, passages: Sequence[Passage], models: Models) -> Arm:
     """Several sequences written at once."""
     steered = kind == "steered"
     parts = [
-        Part(slot, passage, models.steering(passage, 1 + i) if steered else ())
-        for i, (slot, passage) in enumerate(zip(models.many_slots, passages, strict=True))
+        Part(slot, passage, models.active(passage, many=True) if steered else ())
+        for slot, passage in zip(models.many_slots, passages, strict=True)
     ]
     place = Place(kind, passages[0].name, passages[0].context, len(parts))
     return OurArm(place, models.engine(many=True), parts, models.sampler(many=True))

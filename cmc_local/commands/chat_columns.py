@@ -22,7 +22,7 @@ from rich.text import Text
 
 from cmc_local.commands.chat_session import figures
 from cmc_local.commands.chat_terminal import safe
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 
 GAP: Final = " │ "
 FRAME_SECONDS: Final = 0.05

@@ -19,7 +19,7 @@ import click
 import platformdirs
 
 from cmc_local.commands.chat_session import ChatSession, Pane, figures
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 
 WIDE: Final = 80
 """Columns of a terminal on which two answers stand side by side."""

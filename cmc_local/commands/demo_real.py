@@ -16,9 +16,9 @@ from cmc_local.commands import loading
 from cmc_local.commands.chat_terminal import safe
 from cmc_local.commands.choices import AdapterChoice
 from cmc_local.commands.options import Devices
-from cmc_local.engine.replies import FinishReason
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 from cmc_local.errors import InputError
+from cmc_local.model.replies import FinishReason
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
 

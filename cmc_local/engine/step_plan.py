@@ -3,8 +3,8 @@
     replies 0 and 1, prompt 2 of 100 tokens  ->  1 row, 1 row, BESIDE rows of the prompt
 
 Replies come first. A prompt is decoded in chunks beside them, so that it does not hold them up;
-where there are none it takes the whole batch. A prompt waits while another run decodes a beginning
-that they share, and takes it over then. Decides, and decodes nothing.
+where there are none it takes the whole batch. Where two prompts begin alike the second one waits
+until the first has decoded the beginning, and then copies it. Decides, and decodes nothing.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cmc_local.base.span import Span
-from cmc_local.engine.runs import Base, Run, Slot
-from cmc_local.steer.steering import common_prefix
+from cmc_local.engine.slots import Base, Run, Slot
+from cmc_local.steer.steering import WORTH_COPYING
+from cmc_local.text.alignment import common_prefix
 from cmc_local.text.vocabulary import Role
 
 BESIDE = 32
 """Prompt tokens decoded in one step while replies are being written, which wait for them."""
-WORTH_SHARING = 16
-"""Tokens that another sequence must have more in common with a prompt than the own one."""
 
 
 @dataclass(eq=False)
-class Part:
-    """One run's share of a step."""
+class Share:
+    """What one run gets of a step."""
 
     run: Run
     tokens: list[int]
     """Its pending tokens, or the first of them."""
-    guesses: list[int] = field(default_factory=list)
+    drafts: list[int] = field(default_factory=list)
     first_row: int = 0
+    """The batch's row of its first token."""
 
     @property
     def rows(self) -> int:
         """Rows of the batch."""
-        return len(self.tokens) + len(self.guesses)
+        return len(self.tokens) + len(self.drafts)
 
     @property
     def finishes(self) -> bool:
@@ -44,44 +44,41 @@ class Part:
         return len(self.tokens) == len(self.run.pending)
 
     def span(self) -> Span:
-        """The part as `decode_spans` takes it; logits for the last pending token and guesses."""
+        """The share as `decode_spans` takes it; logits for the last pending token and drafts."""
         last = len(self.tokens) - 1
-        outputs = range(last, last + 1 + len(self.guesses)) if self.finishes else range(0)
-        tokens = [*self.tokens, *self.guesses]
-        return Span(self.run.slot.sequence, len(self.run.slot.cached), tokens, outputs)
+        outputs = range(last, self.rows) if self.finishes else range(0)
+        slot = self.run.slot
+        return Span(slot.sequence, len(slot.cached), [*self.tokens, *self.drafts], outputs)
 
 
-def lay_out(base: Base, runs: Sequence[Run], *, batch: int, guessing: bool) -> list[Part]:
-    """The parts of a step, at most `batch` rows; a run that has to wait has none."""
-    parts = [Part(run, list(run.pending)) for run in runs if run.replying][:batch]
+def plan_step(base: Base, runs: Sequence[Run], *, batch: int, drafting: bool) -> list[Share]:
+    """The shares of a step, at most `batch` rows; a run that has to wait has none."""
+    shares = [Share(run, list(run.pending)) for run in runs if run.replying][:batch]
     prompts = [run for run in runs if not run.replying and not _waits(run, runs)]
-    if len(parts) == 1 and not prompts and guessing:
-        _guess(base, parts[0], batch)
-    left = min(batch - len(parts), BESIDE) if parts else batch
+    if len(shares) == 1 and not prompts and drafting:
+        _add_drafts(base, shares[0], batch)
+    left = min(batch - len(shares), BESIDE) if shares else batch
     for run in prompts:
         if left > 0:
-            parts.append(Part(run, run.pending[:left]))
-            left -= len(parts[-1].tokens)
+            shares.append(Share(run, run.pending[:left]))
+            left -= len(shares[-1].tokens)
     row = 0
-    for part in parts:
-        part.first_row = row
-        row += part.rows
-    return parts
+    for share in shares:
+        share.first_row = row
+        row += share.rows
+    return shares
 
 
-def _guess(base: Base, part: Part, batch: int) -> None:
-    """Drafts for a reply that is alone, where context and batch have room for them."""
-    if part.run.guesser is not None:
-        room = min(base.n_ctx - len(part.run.slot.cached) - 1, batch - 1)
-        part.guesses = _normal(base, part.run.guesser.draft(room))
-
-
-def _normal(base: Base, tokens: Sequence[int]) -> list[int]:
-    """The tokens before the first that has no text: what ends a reply is never guessed."""
+def _add_drafts(base: Base, share: Share, batch: int) -> None:
+    """Drafts, where context and batch have room; what ends a reply is never drafted."""
+    if share.run.lookup is None:
+        return
+    room = min(base.n_ctx - len(share.run.slot.cached) - 1, batch - 1)
     roles = base.vocabulary.roles
-    plain = (Role.NORMAL, Role.BYTE)
-    end = next((i for i, token in enumerate(tokens) if roles[token] not in plain), len(tokens))
-    return list(tokens[:end])
+    for token in share.run.lookup.draft(room):
+        if roles[token] not in (Role.NORMAL, Role.BYTE):
+            return
+        share.drafts.append(token)
 
 
 def _waits(run: Run, runs: Sequence[Run]) -> bool:
@@ -92,13 +89,13 @@ def _waits(run: Run, runs: Sequence[Run]) -> bool:
         if other.replying:
             continue
         shared = min(common_prefix(other.prompt, run.prompt), len(run.prompt) - 1)
-        if shared - max(len(run.slot.cached), len(other.slot.cached)) >= WORTH_SHARING:
+        if shared - max(len(run.slot.cached), len(other.slot.cached)) >= WORTH_COPYING:
             return True
     return False
 
 
 def share_prompt(base: Base, run: Run, slots: Sequence[Slot]) -> None:
-    """Take over the beginning of a run's prompt from the sequence that holds most of it."""
+    """Copy the beginning of a run's prompt from the sequence that holds most of it."""
     own = run.slot.cached
     if run.replying or len(own) + len(run.pending) != len(run.prompt):
         return
@@ -109,7 +106,7 @@ def share_prompt(base: Base, run: Run, slots: Sequence[Slot]) -> None:
         length = min(common_prefix(other.cached, run.prompt), len(run.prompt) - 1)
         if length > best_length:
             best, best_length = other, length
-    if best is None or best_length - len(own) < WORTH_SHARING:
+    if best is None or best_length - len(own) < WORTH_COPYING:
         return
     base.copy(best.sequence, run.slot.sequence, best_length)
     own[:] = run.prompt[:best_length]

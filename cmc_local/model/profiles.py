@@ -23,8 +23,8 @@ from typing import Any, Final, NamedTuple
 import platformdirs
 
 from cmc_local.delta.adapter import SETTINGS_FILE
-from cmc_local.engine.scoring import Scoring
 from cmc_local.errors import AdapterError, GGUFError, InputError, PromptTooLong
+from cmc_local.model.scores import Scoring
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.rows import Conversation
 from cmc_local.text.vocabulary import Vocabulary

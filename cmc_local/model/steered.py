@@ -1,11 +1,11 @@
 """SteeredModel: one GGUF model and the adapters that steer it - generate, stream, chat, score.
 
     messages --> model/requests.py -> base tokens, delta prompts -> engine/step.py --> tokens
-    Piece, Completion <-- engine/replies.py (whole characters, stop texts) <---'
+    Piece, Completion <-- model/replies.py (whole characters, stop texts) <----'
     Score             <-- engine/scoring.py (texts that are given)
 
-`stream` and `chat` write one reply at a time, whose caches live on from turn to turn;
-`generate_many` writes `Limits.parallel` of them at once (`model/batching.py`).
+`stream` and `chat` write one reply at a time, in the first slot, whose caches live on from turn to
+turn; `generate_many` writes `Limits.parallel` of them at once. Both step one `model/batching.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -26,17 +27,28 @@ from cmc_local.base.lora import LoraLike
 from cmc_local.base.model import BaseModel
 from cmc_local.base.sampler import NativeSampler
 from cmc_local.base.threads import leaves_a_core, usual_delta_threads
-from cmc_local.engine.replies import Completion, Piece, Score, completion, reply
-from cmc_local.engine.scoring import Alphas, Passage, Prompt, Scoring
-from cmc_local.engine.step import Base, Engine, Slot, StepTimes
+from cmc_local.engine.scoring import Passage, Score
+from cmc_local.engine.slots import Base, Slot
+from cmc_local.engine.step import Engine
+from cmc_local.engine.timings import StepTimes
 from cmc_local.errors import UsageError
 from cmc_local.lifetime import Closing, free_unused, trim_heap
-from cmc_local.model.batching import Acting, Batch, Sampler
-from cmc_local.model.requests import Ask, Asked, Prepared
+from cmc_local.model.batching import Batch
+from cmc_local.model.replies import Completion, Piece, Sampler, completion
+from cmc_local.model.requests import Ask, Request, RequestMaker
+from cmc_local.model.scores import Scoring
 from cmc_local.settings import OLD_DRAFTS, Control, Limits, Overlap, Sampling, Speculate, drafts
-from cmc_local.steer.control import check_alpha
-from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
-from cmc_local.text.base_prompt import Asking, BasePrompt, TextModel, continuation_tokens, fit
+from cmc_local.steer.loaded_adapter import ActiveAdapter, AdapterLoader, LoadedAdapter
+from cmc_local.steer.strengths import Alphas, check_alpha, free_name, strengths
+from cmc_local.text.base_prompt import (
+    BasePrompt,
+    BasePromptForm,
+    Prompt,
+    TextModel,
+    as_messages,
+    continuation_tokens,
+    fit,
+)
 from cmc_local.text.prompts import Message
 
 __all__ = ["Alphas", "Completion", "Piece", "Prompt", "Score", "SteeredModel"]
@@ -107,7 +119,7 @@ class SteeredModel(Scoring, Closing):
     ) -> SteeredModel:
         """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha).
 
-        `overlap` runs the deltas beside the base model, `auto` if that is found faster;
+        `overlap` runs the deltas beside the base model, `auto` where that leaves them a core;
         `speculate` drafts so many tokens a step from what was said before, 0 none (it pays where
         replies repeat their prompts: extraction, corrections, code);
         `loras` are LoRA files (GGUF) that change the base model itself, with their scales;
@@ -155,19 +167,11 @@ class SteeredModel(Scoring, Closing):
     def attach(self, adapter: LoadedAdapter, alpha: float | None = None) -> str:
         """Let a loaded adapter act from the next reply on; its name in this model."""
         alpha = check_alpha(adapter.alpha if alpha is None else alpha)
-        name, number = adapter.name, 1
-        while name in self.adapters:
-            number += 1
-            name = f"{adapter.name}-{number}"
+        name = free_name(adapter.name, self.adapters)
         self._alphas = {**self._alphas, name: alpha}
-        self.adapters[name] = adapter
-        self._place_steerings()
+        self.adapters[name] = replace(adapter, name=name)
         trim_heap()
         return name
-
-    def _place_steerings(self) -> None:
-        for slot in self._slots:
-            slot.steerings = tuple(one.steerings[slot.sequence] for one in self.adapters.values())
 
     @property
     def alphas(self) -> Mapping[str, float]:
@@ -176,7 +180,7 @@ class SteeredModel(Scoring, Closing):
 
     def set_alpha(self, name: str, alpha: float) -> None:
         """Change an adapter's strength, from the next reply on."""
-        self._alphas = self.asked.strengths({name: alpha})
+        self._alphas = strengths(self._alphas, {name: alpha})
 
     def load_adapter(self, folder: str | Path) -> LoadedAdapter:
         """An adapter made ready for this model; any thread may do so, `attach` is the owner's."""
@@ -186,10 +190,9 @@ class SteeredModel(Scoring, Closing):
 
     def remove(self, name: str) -> None:
         """Let go of an adapter; replies under way keep it to their end."""
-        self.asked.strengths({name: 0.0})  # refuses a name that nobody knows
+        strengths(self._alphas, {name: 0.0})  # refuses a name that nobody knows
         del self.adapters[name]
         self._alphas = {one: alpha for one, alpha in self._alphas.items() if one != name}
-        self._place_steerings()
         free_unused()
 
     def generate(
@@ -230,19 +233,22 @@ class SteeredModel(Scoring, Closing):
             alphas=alphas,
             base_prompt=base_prompt,
         )
-        return self._stream(self.asked.prepare(ask), cancelled)
+        return self._stream(self.request(ask), cancelled)
 
-    def _stream(self, prepared: Prepared, cancelled: Callable[[], bool] | None) -> Iterator[Piece]:
-        request = prepared.request
+    def _stream(self, request: Request, cancelled: Callable[[], bool] | None) -> Iterator[Piece]:
         with self.alone():
-            if prepared.notice:
-                yield Piece("", notice=prepared.notice)
-            sampler = self._make_sampler(request.sampling)
+            batch = Batch(self._engine, self._slots[:1], self._make_sampler)
             try:
-                run = request.begin(self._engine, self._slots[0], sampler)
-                yield from reply(self._engine, run, request.sampling, cancelled)
+                number = batch.submit(request)
+                while batch.active:
+                    if cancelled is not None and cancelled():
+                        batch.cancel(number)
+                    for _, piece in batch.step():
+                        if isinstance(piece, UsageError):
+                            raise piece
+                        yield piece
             finally:
-                sampler.close()
+                batch.clear()
 
     def generate_many(
         self,
@@ -263,20 +269,16 @@ class SteeredModel(Scoring, Closing):
             pieces: dict[int, list[Piece]] = {}
             try:
                 while True:
-                    while batch.active + batch.waiting < len(self._slots):
-                        number, prompt = next(numbered, (-1, None))
-                        if prompt is None:
-                            break
+                    while batch.free and (found := next(numbered, None)) is not None:
+                        number, prompt = found
                         ask = Ask(
                             prompt=as_messages(prompt),
                             sampling=sampling,
                             alphas=alphas,
                             base_prompt=base_prompt,
                         )
-                        prepared = self.asked.prepare(ask)
-                        assert batch.submit(prepared.request) == number
-                        notice = prepared.notice
-                        pieces[number] = [Piece("", notice=notice)] if notice else []
+                        assert batch.submit(self.request(ask)) == number
+                        pieces[number] = []
                     if not pieces:
                         return
                     for number, piece in batch.step():
@@ -298,10 +300,10 @@ class SteeredModel(Scoring, Closing):
         base_prompt: BasePrompt | None = None,
     ) -> Iterator[Passage]:
         """A continuation of a prompt, to be scored; no reply can be written meanwhile."""
-        messages = as_messages(prompt)
-        asked = self.asked
-        asking = asked.asking(base_prompt, alphas)
-        fitted = fit(self.base, asking, messages, context=self.base.n_ctx, reserve=1)
+        messages, maker = as_messages(prompt), self._maker
+        acting = maker.active(alphas)
+        form = maker.form(base_prompt, acting)
+        fitted = fit(self.base, form, messages, context=self.base.n_ctx, reserve=1)
         tokens = (
             continuation_tokens(self.base, fitted.prompt, fitted.tokens, continuation)
             if isinstance(continuation, str)
@@ -309,33 +311,34 @@ class SteeredModel(Scoring, Closing):
         )
         if not tokens:
             raise UsageError("the continuation is empty: give at least one token of text")
-        slot, names = self._slots[0], {one: name for name, one in self.adapters.items()}
-        active = {
-            names[one]: Acting(one, alpha, one.prompt(messages)).on(slot.sequence)
-            for one, alpha in asked.acting(alphas)
-        }
+        active = [ActiveAdapter(one, alpha, one.prompt(messages)) for one, alpha in acting]
         with self.alone():
-            yield Passage(self._engine, slot, fitted.tokens, tokens, active, self._batch)
+            yield Passage(self._engine, self._slots[0], fitted.tokens, tokens, active, self._batch)
 
     def close(self) -> None:
         """Free the models; a reply under way ends with an error."""
         self._engine.close()
         self.adapters.clear()
-        for slot in self._slots:
-            slot.steerings = ()
         self.base.close()
 
     # --- for whoever runs a batch of its own --------------------------------------------------
 
-    @property
-    def asked(self) -> Asked:
-        """What makes requests of asks, for the adapters as they are now."""
-        adapters, alphas = dict(self.adapters), dict(self._alphas)
-        return Asked(self.base, self.base.n_ctx, adapters, alphas, self._drafts)
+    def request(self, ask: Ask) -> Request:
+        """What it takes to write what is asked, with the adapters as they are now.
 
-    def asking(self, base_prompt: BasePrompt | None = None) -> Asking:
-        """How the base model is asked."""
-        return self.asked.asking(base_prompt)
+        Any thread may call it. Raises UsageError and PromptTooLong where the ask cannot be met.
+        """
+        return self._maker.make(ask)
+
+    def base_prompt_form(self, kind: BasePrompt | None = None) -> BasePromptForm:
+        """How conversations become the base model's prompt."""
+        maker = self._maker
+        return maker.form(kind, maker.active(None))
+
+    @property
+    def _maker(self) -> RequestMaker:
+        adapters, alphas = dict(self.adapters), dict(self._alphas)
+        return RequestMaker(self.base, self.base.n_ctx, adapters, alphas, self._drafts)
 
     def batch(self, *, step_seconds: float | None = None) -> Batch:
         """A batch on this model's slots, to be stepped while `alone`.
@@ -377,10 +380,3 @@ def _drafts(speculate: Speculate) -> int:
             stacklevel=3,
         )
     return drafts(speculate)
-
-
-def as_messages(prompt: Prompt) -> list[Message]:
-    """A conversation; a bare text is its only question."""
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return list(prompt)

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.errors import UsageError
 from cmc_local.settings import Control
 from cmc_local.text.token_map import TokenMap
 
@@ -196,13 +195,6 @@ def add_shifts(base: Logits, shifts: Sequence[Shift]) -> None:
 def stands_alone(shift: Shift) -> bool:
     """Whether a shift cannot be summed with others before it is mapped."""
     return shift.mapped.fills or len(shift.offers) > 0
-
-
-def check_alpha(alpha: float) -> float:
-    """Any strength is allowed, below 0 too, as long as it is a finite number; else UsageError."""
-    if not math.isfinite(alpha):
-        raise UsageError(f"alpha must be a number, not {alpha}: 0 is off, 1 is as trained")
-    return alpha
 
 
 def _logsumexp(row: Logits, out: Logits) -> float:

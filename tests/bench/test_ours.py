@@ -9,9 +9,10 @@ import pytest
 from cmc_local.bench.arms import Kind, Place, Sample, digest, undisturbed
 from cmc_local.bench.ours import Forced, OurArm, Part
 from cmc_local.bench.passages import Passage
-from cmc_local.engine.step import Engine, Slot
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
 from cmc_local.settings import Overlap
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.steer.loaded_adapter import ActiveAdapter
 from fakes import AB, END, A, B, FakeBase, FakeShift, adapter, always
 
 REPLY = (A, B, A, A, B)
@@ -49,10 +50,10 @@ def arm(
     return OurArm(place(kind, len(parts)), engine, parts, lambda: sampler), sampler
 
 
-def steered(shift: FakeShift) -> ActiveSteering:
+def steered(shift: FakeShift) -> ActiveAdapter:
     one = adapter(shift)
     prompt = one.prompt([{"role": "user", "content": "ab"}])
-    return ActiveSteering(one.steerings[0], one.mapped, 1.0, prompt)
+    return ActiveAdapter(one, 1.0, prompt)
 
 
 def test_the_text_is_written_whatever_the_sampler_says() -> None:
@@ -79,7 +80,7 @@ def test_a_second_run_keeps_the_prompt_but_for_its_last_token() -> None:
 def test_a_steered_run_tells_the_parts_of_its_time_apart(overlap: Overlap) -> None:
     base, shift = FakeBase(always(0, 0, 0, 0, 0)), FakeShift(always(0, 1, 2, 3, 4))
     active = steered(shift)
-    part = Part(Slot(0, (active.steering,)), passage(A, A, B), (active,))
+    part = Part(Slot(0), passage(A, A, B), (active,))
     ours, _ = arm(base, "steered", [part], overlap=overlap)
     sample = ours.run()
     assert sample.emitted == (REPLY,)
@@ -128,7 +129,7 @@ def test_guesses_that_are_right_save_steps_and_change_nothing() -> None:
 def test_the_first_token_is_measured_with_nothing_cached() -> None:
     base, shift = FakeBase(always(0, 0, 0, 0, 0)), FakeShift(always(0, 1, 2, 3, 4))
     active = steered(shift)
-    part = Part(Slot(0, (active.steering,)), passage(A, A, B), (active,))
+    part = Part(Slot(0), passage(A, A, B), (active,))
     ours, _ = arm(base, "steered", [part])
     ours.run()
     whole = shift.fed[0]

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cmc_local.engine import scoring
-from cmc_local.engine.replies import Score
-from cmc_local.engine.scoring import Passage
+from cmc_local.engine.scoring import Passage, Score
 from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
@@ -45,7 +44,7 @@ class Forced:
 
 def stepped(passage: Passage) -> NDArray[np.float32]:
     """The slow reference: the shifted logits before each token, each in a step of its own."""
-    forced, active = Forced(passage), list(passage.active.values())
+    forced, active = Forced(passage), passage.active
     run = passage.engine.begin(passage.slot, passage.prompt, forced, active)
     while len(forced.rows) < len(passage.tokens):
         passage.engine.step([run])
@@ -173,7 +172,8 @@ def test_strengths_of_one_adapter_are_tried_on_one_run_of_the_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "alpha", "reason"), [("none", 1.0, "there are tiny"), ("tiny", np.inf, "a number")]
+    ("name", "alpha", "reason"),
+    [("none", 1.0, "there are tiny"), ("tiny", np.inf, "finite number")],
 )
 def test_a_strength_that_cannot_be_tried_is_refused(name: str, alpha: float, reason: str) -> None:
     model = steered(FakeBase(SAYS_A), FakeShift(WANTS_B))
@@ -297,6 +297,6 @@ def test_a_reply_under_way_is_not_disturbed() -> None:
 def test_a_passage_can_be_looked_at_with_other_strengths() -> None:
     model = steered(FakeBase(any_rule(1)), FakeShift(any_rule(2)))
     with model.passage("ab", "aabb") as passage:
-        one = passage.active["tiny"]
-        half = replace(passage, active={"tiny": replace(one, alpha=0.5)}).score()
+        (one,) = passage.active
+        half = replace(passage, active=[replace(one, alpha=0.5)]).score()
     np.testing.assert_array_equal(half.logprobs, model.score("ab", "aabb", alphas=0.5).logprobs)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cmc_local.engine.step import Engine, Run, Slot
+from cmc_local.engine.logprobs import LogprobRecorder
+from cmc_local.engine.slots import Run, Slot
+from cmc_local.engine.step import Engine
 from cmc_local.errors import UsageError
-from cmc_local.model.batching import Acting
 from cmc_local.settings import Overlap
-from cmc_local.steer.loaded_adapter import LoadedAdapter
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter
 from cmc_local.text.prompts import Message
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
@@ -34,12 +34,8 @@ def begin(
     question: str = "a",
 ) -> Run:
     """A run with these adapters at these strengths."""
-    slot.steerings = tuple(one.steerings[slot.sequence] for one, _ in adapters)
     asked: list[Message] = [{"role": "user", "content": question}]
-    active = [
-        ActiveSteering(one.steerings[slot.sequence], one.mapped, alpha, one.prompt(asked))
-        for one, alpha in adapters
-    ]
+    active = [ActiveAdapter(one, alpha, one.prompt(asked)) for one, alpha in adapters]
     return engine.begin(slot, prompt, GreedySampler(base), active)
 
 
@@ -157,10 +153,10 @@ def test_a_chooser_that_finds_nothing_ends_its_own_run() -> None:
     assert engine.step([good, again]) == [[A], [A]]
 
 
-def test_a_watcher_sees_the_row_before_and_after_the_shift() -> None:
+def test_a_recorder_sees_the_row_before_and_after_the_shift() -> None:
     seen: list[tuple[str, float]] = []
 
-    class Watcher:
+    class Noting(LogprobRecorder):
         def before(self, logits: NDArray[np.float32]) -> None:
             seen.append(("before", float(logits[B])))
 
@@ -169,9 +165,8 @@ def test_a_watcher_sees_the_row_before_and_after_the_shift() -> None:
 
     base, steers = FakeBase(SAYS_A), adapter(FakeShift(WANTS_B))
     engine, slot = Engine(base), Slot(0)
-    slot.steerings = (steers.steerings[0],)
-    acting = Acting(steers, 0.5, steers.prompt([{"role": "user", "content": "a"}])).on(0)
-    run = engine.begin(slot, [B], GreedySampler(base), [acting], watcher=Watcher())
+    active = ActiveAdapter(steers, 0.5, steers.prompt([{"role": "user", "content": "a"}]))
+    run = engine.begin(slot, [B], GreedySampler(base), [active], recorder=Noting())
     engine.step([run])
     plain, shift = float(SAYS_A(())[B]), float(WANTS_B(())[B])
     assert shift > 0

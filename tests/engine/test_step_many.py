@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.step import Engine, Run, Slot
-from cmc_local.steer.loaded_adapter import LoadedAdapter
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.engine.slots import Run, Slot
+from cmc_local.engine.step import Engine
+from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter
 from cmc_local.text.prompts import Message
 from fakes import NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
@@ -45,17 +45,12 @@ def steered(
     *,
     drafts: int = 0,
 ) -> Run:
-    slot.steerings = tuple(one.steerings[slot.sequence] for one, _ in adapters)
     asked: list[Message] = [{"role": "user", "content": question}]
-    active = [
-        ActiveSteering(one.steerings[slot.sequence], one.mapped, alpha, one.prompt(asked))
-        for one, alpha in adapters
-        if alpha
-    ]
+    active = [ActiveAdapter(one, alpha, one.prompt(asked)) for one, alpha in adapters if alpha]
     base = engine.base
     assert isinstance(base, FakeBase)
-    guesser = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
-    return engine.begin(slot, prompt, GreedySampler(base), active, guesser=guesser)
+    lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
+    return engine.begin(slot, prompt, GreedySampler(base), active, lookup=lookup)
 
 
 def steers_with(mid_token: str = "off") -> LoadedAdapter:
@@ -161,7 +156,7 @@ def test_each_row_has_its_own_adapters() -> None:
         steered(engine, Slot(3), [A], "a", [(one, 1.0), (other, 2.0)]),
     ]
     assert engine.step(runs) == [[B], [NEWLINE], [A], [NEWLINE]]
-    assert not runs[2].active
+    assert not runs[2].deltas.active
 
 
 def test_the_rows_of_an_adapter_are_fed_together() -> None:

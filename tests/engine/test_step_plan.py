@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.step import Engine, Run, Slot
-from cmc_local.engine.step_plan import BESIDE, WORTH_SHARING, lay_out
+from cmc_local.engine.slots import Run, Slot
+from cmc_local.engine.step import Engine
+from cmc_local.engine.step_plan import BESIDE, plan_step
+from cmc_local.steer.steering import WORTH_COPYING
 from fakes import END, NEWLINE, A, B, FakeBase, GreedySampler, always
 
 SAYS_A = always(0, 1, 0, 0)
@@ -18,10 +20,10 @@ def base_and_engine(batch: int = 100) -> tuple[FakeBase, Engine]:
 
 def replying(engine: Engine, sequence: int, prompt: list[int], *, drafts: int = 0) -> Run:
     """A run that has chosen its first token, an A."""
-    guesser = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
+    lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
     base = engine.base
     assert isinstance(base, FakeBase)
-    run = engine.begin(Slot(sequence), prompt, GreedySampler(base), guesser=guesser)
+    run = engine.begin(Slot(sequence), prompt, GreedySampler(base), lookup=lookup)
     assert engine.step([run]) == [[A]]
     return run
 
@@ -33,11 +35,11 @@ def waiting(engine: Engine, sequence: int, prompt: list[int]) -> Run:
 
 
 def shares(engine: Engine, runs: list[Run], batch: int = 100) -> list[tuple[int, int, int]]:
-    """(sequence, tokens, guesses) of each part."""
-    parts = lay_out(engine.base, runs, batch=batch, guessing=True)
+    """(sequence, tokens, drafts) of each share."""
+    parts = plan_step(engine.base, runs, batch=batch, drafting=True)
     rows = [part.first_row for part in parts]
     assert rows == [sum(part.rows for part in parts[:i]) for i in range(len(parts))]
-    return [(part.run.slot.sequence, len(part.tokens), len(part.guesses)) for part in parts]
+    return [(part.run.slot.sequence, len(part.tokens), len(part.drafts)) for part in parts]
 
 
 def test_a_prompt_alone_takes_the_whole_batch() -> None:
@@ -72,7 +74,7 @@ def test_a_prompt_waits_for_another_that_begins_alike() -> None:
 
 def test_a_short_beginning_is_not_waited_for() -> None:
     base, engine = base_and_engine()
-    runs = [waiting(engine, i, [B] * (WORTH_SHARING - 1) + [i + 1, A]) for i in range(2)]
+    runs = [waiting(engine, i, [B] * (WORTH_COPYING - 1) + [i + 1, A]) for i in range(2)]
     assert len(shares(engine, runs)) == 2
     engine.step(runs)
     assert base.copied == []

@@ -9,9 +9,9 @@ from time import sleep
 
 import pytest
 
-from cmc_local.engine.replies import Piece
 from cmc_local.errors import ModelClosed, Overloaded, UsageError, WaitedTooLong
-from cmc_local.model.tickets import Ticket
+from cmc_local.model.queue import Ticket
+from cmc_local.model.replies import Piece
 from cmc_local.settings import Sampling
 from fakes import FakeShift, GreedySampler, adapter, always
 from gated_models import Made, ask, made, until
@@ -121,14 +121,14 @@ def test_too_many_are_refused_and_the_patience_ends() -> None:
 def test_groups_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Made(1)
     made.base.gate.clear()
-    turns, taken = made.shared._turns, []
-    take = turns.take
+    turns, taken = made.shared._waiting, []
+    pop = turns.pop
 
     def noted() -> Ticket:
-        taken.append(take())
+        taken.append(pop())
         return taken[-1]
 
-    monkeypatch.setattr(turns, "take", noted)
+    monkeypatch.setattr(turns, "pop", noted)
     threads = []
     for number, group in enumerate("xaaab"):
         asking = partial(made.shared.generate, ask(), group=group)
@@ -225,21 +225,6 @@ def test_texts_are_embedded_between_steps(made: Made) -> None:
     assert found.tolist() == [[0, 2, 0, 1, 0], [0, 0, 1, 0, 0]]
     with pytest.raises(UsageError, match="nothing to embed"):
         made.shared.embed([])
-
-
-def test_draining_lets_replies_end_and_takes_no_more(made: Made) -> None:
-    made.base.gate.clear()
-    found: list[str] = []
-    thread = threading.Thread(target=lambda: found.append(made.shared.generate(ask()).text))
-    thread.start()
-    until(lambda: made.shared.state.active == 1)
-    assert not made.shared.drain(0.01)
-    with pytest.raises(ModelClosed, match="takes no more requests"):
-        made.shared.generate(ask())
-    made.base.gate.set()
-    assert made.shared.drain(10)
-    thread.join()
-    assert found == ["aaaa"]
 
 
 def test_closing_ends_what_is_under_way() -> None:

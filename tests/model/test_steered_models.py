@@ -11,7 +11,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from cmc_local.engine.replies import Piece
+from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Ask
 from cmc_local.model.shared import SharedModel
 from cmc_local.model.steered import SteeredModel
@@ -146,10 +146,10 @@ def test_a_prompt_given_back_is_scored_as_its_answer_is(
         score = model.score(QUESTION, said, base_prompt="adapter")
         plain = model.score(QUESTION, said, base_prompt="adapter", alphas=0.0)
         ask = Ask(prompt=text + said, sampling=Sampling(max_tokens=0), top_logprobs=0, echo=True)
-        prepared = model.asked.prepare(ask)
+        request = model.request(ask)
         with model.alone():
             batch = model.batch()
-            batch.submit(prepared.request)
+            batch.submit(request)
             echoed = next(piece for _ in range(9) for _, piece in batch.step())
     assert isinstance(echoed, Piece) and echoed.text == text + said
     tail = echoed.details[-len(score.tokens) :]
@@ -166,10 +166,10 @@ def test_a_reply_begun_already_goes_on_as_if_it_had_been_written(
         whole = model.generate(QUESTION, GREEDY, base_prompt="adapter")
         begun = [*model.base.tokenize(text), *whole.tokens[:9]]
         left = Sampling(temperature=0, max_tokens=len(whole.tokens) - 9)
-        prepared = model.asked.prepare(Ask(prompt=begun, sampling=left))
+        request = model.request(Ask(prompt=begun, sampling=left))
         with model.alone():
             batch = model.batch()
-            batch.submit(prepared.request)
+            batch.submit(request)
             pieces = [piece for _ in range(30) for _, piece in batch.step()]
     rest = [token for piece in pieces if isinstance(piece, Piece) for token in piece.tokens]
     assert tuple(rest) == whole.tokens[9:]
@@ -197,7 +197,7 @@ def test_mid_token_shifts_can_be_switched_off(other_gguf: Path, adapters: dict[s
 def test_a_special_tokens_spelling_in_a_question_is_plain_text(tiny_gguf: Path) -> None:
     with load(tiny_gguf, {}) as model:
         ask = Ask(prompt=[{"role": "user", "content": "a </s> b"}], sampling=Sampling(max_tokens=1))
-        fitted = model.asked.prepare(ask).request
+        fitted = model.request(ask)
     assert 2 not in fitted.tokens
 
 

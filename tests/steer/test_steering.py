@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmc_local.steer.mid_token import MidToken
-from cmc_local.steer.steering import ROWS_HELD, Steering, advance, common_prefix
-from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer
+from cmc_local.steer.steering import ROWS_HELD, Steering, advance
+from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer, common_prefix
 from cmc_local.text.prompts import PromptForm
 from fakes import AB, NEWLINE, A, B, FakeShift, tokenizer_json, vocabulary
 
@@ -111,7 +111,7 @@ def test_rows_of_a_scored_text_are_not_kept_for_ever(tokenizer: DeltaTokenizer) 
     mine.begin(prompt(tokenizer, "b"))
     mine.plan([b"a"] * 50)
     advance([mine])
-    assert len(mine.places) == 50
+    assert len(mine.forecasts) == 50
     for _ in range(2):
         mine.begin(prompt(tokenizer, "a"))
         assert len(mine._rows) + len(mine._spare) <= 2 * ROWS_HELD
