@@ -60,12 +60,6 @@ class NativeSampler:
             return self._guided.sample(self._chain, i)
         return int(llama_cpp.llama_sampler_sample(self._chain, self._base.llama_context, i))
 
-    def reset(self) -> None:
-        """Back to the beginning: seed, penalties and grammar."""
-        llama_cpp.llama_sampler_reset(self._chain)
-        if self._guided is not None:
-            self._guided.reset()
-
     def close(self) -> None:
         """Free the chain; more than once is fine."""
         self._free()
@@ -116,9 +110,6 @@ class _Guided:
                 f"the grammar took over {PATIENCE:g} s for one token: let it read a text in one way"
             )
         return token
-
-    def reset(self) -> None:
-        llama_cpp.llama_sampler_reset(self._grammar)
 
     def close(self) -> None:
         self._free()

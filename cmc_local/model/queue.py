@@ -22,7 +22,8 @@ class Ticket:
     """One ask of a `SharedModel`, from the moment it was made until its last piece is heard."""
 
     hear: Callable[[Heard], None]
-    group: Hashable
+    group: Hashable = None
+    """Whose it is; None makes it a group of its own."""
     since: float = field(default_factory=monotonic)
     request: Request | None = None
     """None until it is prepared."""
@@ -30,6 +31,10 @@ class Ticket:
     queued: bool = False
     cancelled: bool = False
     over: bool = False
+
+    def __post_init__(self) -> None:
+        if self.group is None:
+            self.group = object()
 
     def uses(self, adapter: str) -> bool:
         """Whether an adapter of this name acts on it."""

@@ -106,12 +106,13 @@ class SharedModel(Closing):
     def stream(self, ask: Ask, *, group: Hashable = None) -> Iterator[Piece]:
         """The reply as it comes; closing the iterator cancels it.
 
+        Asks of one `group` take turns with those of others; None is a group of its own.
         Raises UsageError for what cannot be done, Overloaded where too much is waiting
         (WaitedTooLong: it waited, and its patience ended) and ModelClosed at the end. An error of
         the models ends all replies under way with that error.
         """
         heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
-        ticket = Ticket(heard.put, group if group is not None else object())
+        ticket = Ticket(heard.put, group)
         try:
             self._submit(ask, ticket).result()
             while True:
@@ -132,7 +133,7 @@ class SharedModel(Closing):
         def hear(piece: Heard) -> None:
             loop.call_soon_threadsafe(heard.put_nowait, piece)
 
-        ticket = Ticket(hear, group if group is not None else object())
+        ticket = Ticket(hear, group)
         try:
             await asyncio.wrap_future(self._submit(ask, ticket))
             while True:
@@ -169,7 +170,7 @@ class SharedModel(Closing):
     def in_use(self, name: str) -> int:
         """How many asks an adapter acts on, waiting or under way."""
         with self._changed:
-            return sum(ticket.uses(name) for ticket in self._tickets())
+            return sum(one.uses(name) for one in [*self._active.values(), *self._waiting])
 
     def add(self, folder: str | Path, alpha: float | None = None) -> str:
         """Load one more adapter while replies go on; its name."""
@@ -253,18 +254,15 @@ class SharedModel(Closing):
         try:
             ticket.request = self._model.request(ask)
             ticket.sampler = self._model.sampler(ask.sampling)
-            self._queue(ticket)
+            with self._changed:
+                self._check_room()
+                if not ticket.cancelled:
+                    self._waiting.put(ticket)
+                    ticket.queued = True
+                    self._tell()
         finally:
             if not ticket.queued:
                 ticket.close()
-
-    def _queue(self, ticket: Ticket) -> None:
-        with self._changed:
-            self._check_room()
-            if not ticket.cancelled:
-                self._waiting.put(ticket)
-                ticket.queued = True
-                self._tell()
 
     def _check_room(self) -> None:
         with self._changed:
@@ -298,10 +296,6 @@ class SharedModel(Closing):
     def _tell(self) -> None:
         self._news = True
         self._changed.notify_all()
-
-    def _tickets(self) -> Iterator[Ticket]:
-        yield from self._active.values()
-        yield from self._waiting
 
     # --- the worker --------------------------------------------------------------------------
 

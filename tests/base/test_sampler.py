@@ -109,16 +109,6 @@ def test_penalties_move_on_to_tokens_not_yet_seen(base: BaseModel) -> None:
     assert draw(base, endless, 3, a=2.0, b=1.0, c=0.9) == [A, B, C]
 
 
-def test_reset_begins_anew(base: BaseModel) -> None:
-    sampler = NativeSampler(base, Sampling(temperature=0.0, presence_penalty=1.5))
-    drawn = []
-    for _ in range(2):
-        write(base, a=2.0, b=1.0)
-        drawn.append(sampler.sample())
-        sampler.reset()
-    assert drawn == [A, A]
-
-
 def reply(base: BaseModel, sampling: Sampling, most: int = 60) -> str:
     base.clear(0)
     tokens = [1, A]
@@ -163,13 +153,6 @@ def test_a_grammar_that_reads_a_text_in_ever_more_ways_ends(
             base.logits()[:] = -50.0
             base.logits()[x] = 50.0
             sampler.sample()
-
-
-def test_a_grammar_resets(base: BaseModel) -> None:
-    sampler = NativeSampler(base, Sampling(temperature=0.0, grammar='root ::= "!"'))
-    for _ in range(2):
-        assert base.vocabulary.tokens[sampler.sample()] == b"!"
-        sampler.reset()
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_strengths_of_one_adapter_are_tried_on_one_run_of_the_models() -> None:
 
 @pytest.mark.parametrize(
     ("name", "alpha", "reason"),
-    [("none", 1.0, "there are tiny"), ("tiny", np.inf, "finite number")],
+    [("none", 1.0, "there are"), ("tiny", np.inf, "finite number")],
 )
 def test_a_strength_that_cannot_be_tried_is_refused(name: str, alpha: float, reason: str) -> None:
     model = steered(FakeBase(SAYS_A), FakeShift(WANTS_B))
