@@ -38,7 +38,7 @@ def test_the_environment_forbids_telemetry_before_the_library_is_loaded() -> Non
 def test_a_session_connects_to_nobody(bundled_models: Path, tmp_path: Path) -> None:
     strace = shutil.which("strace")
     if strace is None:
-        pytest.skip("strace is not installed: it sees what native code connects to")
+        pytest.skip("no `strace`: install it (Debian: apt-get install strace)")
     graph = next((bundled_models / "instruct").glob("*.onnx"))
     calls = tmp_path / "calls.txt"
     watched = [strace, "-f", "-e", "trace=connect,sendto,sendmsg", "-o", str(calls)]
