@@ -60,6 +60,14 @@ def test_control_and_limits_refuse_and_quote(
         kind(**wrong)
 
 
+def test_drafts_are_a_number_or_a_word_of_older_versions() -> None:
+    words: tuple[Speculate, ...] = (0, 3, "off", "on", "auto")
+    assert [drafts(one) for one in words] == [0, 3, 0, 4, 4]
+    for wrong in (-1, 65, "often"):
+        with pytest.raises(UsageError, match="number of drafts"):
+            drafts(wrong)  # type: ignore[arg-type]
+
+
 @given(
     temperature=st.floats(0, 10),
     top_k=st.integers(0, 10**6),

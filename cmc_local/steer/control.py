@@ -100,10 +100,15 @@ class MappedShift:
         """Add to `out` what one shift with offers or a fill adds to `base`.
 
         Both are (V_base,) float32. `out` may be `base` itself; else that is lent, and given back
-        as the model left it.
+        as the model left it. An unmapped token that is offered a shift counts as mapped:
+
+            map (0, 1, none, none), shift (ln 3, 0), an offer of 1 for token 2
+            token 0 gets ln 3, 1 gets 0, 2 gets 1; 3 gets the fill of the tokens 0 to 2
+
+        To sum over the mapped tokens alone, the others are set to -inf for the while.
         """
         row = self.gathered([shift])
-        joined = self._take_offers(row, shift)
+        joined = self._apply_offers(row, shift)
         if not self.fills or len(self._lone) == len(joined):
             out += row
             return
@@ -133,8 +138,8 @@ class MappedShift:
             self.add(base.copy(), one, self.total)
         return self.total
 
-    def _take_offers(self, row: Logits, shift: Shift) -> NDArray[np.intp]:
-        """The larger shift counts (before alpha, which may be negative).
+    def _apply_offers(self, row: Logits, shift: Shift) -> NDArray[np.intp]:
+        """Put each offer into `row` where it is larger than the own shift, both before alpha.
 
         Returns the unmapped tokens, each once, that have become mapped by an offer.
         """
