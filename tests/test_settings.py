@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmc_local.errors import UsageError
-from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.settings import Control, Limits, Sampling, Speculate, drafts
 
 NAN = float("nan")
 

@@ -227,13 +227,8 @@ class SteeredModel(Scoring, Closing):
         cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Piece]:
         """The reply as it comes; `cancelled` is asked before every step and ends it when true."""
-        ask = Ask(
-            prompt=as_messages(prompt),
-            sampling=sampling or Sampling(),
-            alphas=alphas,
-            base_prompt=base_prompt,
-        )
-        return self._stream(self.request(ask), cancelled)
+        request = self._request(prompt, sampling, alphas, base_prompt)
+        return self._stream(request, cancelled)
 
     def _stream(self, request: Request, cancelled: Callable[[], bool] | None) -> Iterator[Piece]:
         with self.alone():
@@ -262,7 +257,6 @@ class SteeredModel(Scoring, Closing):
 
         Prompts are taken from the iterable as slots become free.
         """
-        sampling = sampling or Sampling()
         with self.alone():
             batch = self.batch()
             numbered = enumerate(prompts)
@@ -271,13 +265,8 @@ class SteeredModel(Scoring, Closing):
                 while True:
                     while batch.free and (found := next(numbered, None)) is not None:
                         number, prompt = found
-                        ask = Ask(
-                            prompt=as_messages(prompt),
-                            sampling=sampling,
-                            alphas=alphas,
-                            base_prompt=base_prompt,
-                        )
-                        assert batch.submit(self.request(ask)) == number
+                        request = self._request(prompt, sampling, alphas, base_prompt)
+                        assert batch.submit(request) == number
                         pieces[number] = []
                     if not pieces:
                         return
@@ -334,6 +323,18 @@ class SteeredModel(Scoring, Closing):
         """How conversations become the base model's prompt."""
         maker = self._maker
         return maker.form(kind, maker.active(None))
+
+    def _request(
+        self,
+        prompt: Prompt,
+        sampling: Sampling | None,
+        alphas: Alphas | None,
+        base_prompt: BasePrompt | None,
+    ) -> Request:
+        sampling, messages = sampling or Sampling(), as_messages(prompt)
+        return self.request(
+            Ask(prompt=messages, sampling=sampling, alphas=alphas, base_prompt=base_prompt)
+        )
 
     @property
     def _maker(self) -> RequestMaker:

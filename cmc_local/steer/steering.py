@@ -100,25 +100,6 @@ class Steering:
         self._ends: list[_PieceEnd] = []
         self._feed: Feed | None = None
 
-    @property
-    def consumed(self) -> tuple[int, ...]:
-        """The tokens that the delta's cache holds."""
-        return tuple(self._consumed)
-
-    @property
-    def shift(self) -> NDArray[np.float32]:
-        """The delta's logits for what comes next, `(V_delta,) float32`."""
-        return self.forecasts[0].shift
-
-    @property
-    def offers(self) -> Sequence[Offer]:
-        """The offers for what comes next."""
-        return self.forecasts[0].offers
-
-    def row_before(self, back: int) -> NDArray[np.float32]:
-        """The logits before the last `back` tokens, `(V_delta,) float32`; 0 is `shift`."""
-        return self._rows[self._ends[0].length - back]
-
     def begin(self, prompt: DeltaPrompt) -> None:
         """Follow a new reply to `prompt`; what a slot has consumed of it already is kept."""
         if self.stale:
@@ -183,11 +164,6 @@ class Steering:
         self._feed = None
         self.forecasts = [self._forecast(end) for end in self._ends]
         self.stale = False
-
-    @property
-    def planned(self) -> Feed | None:
-        """What the source is to be fed for the plan."""
-        return self._feed
 
     def _piece_end(self, aligner: Aligner) -> _PieceEnd:
         length = len(aligner.tokens)
@@ -265,7 +241,7 @@ def advance(planned: Iterable[Steering]) -> float:
     for steering in planned:
         groups.setdefault(id(steering.source), []).append(steering)
     for group in groups.values():
-        feeding = [(one, feed) for one in group if (feed := one.planned) is not None]
+        feeding = [(one, feed) for one in group if (feed := one._feed) is not None]
         before = perf_counter()
         found = group[0].source.feed_many([feed for _, feed in feeding]) if feeding else ()
         spent += perf_counter() - before

@@ -38,7 +38,7 @@ def test_one_item_does_not_wait_for_a_hundred() -> None:
     assert emptied(queue_of(*many, "b"))[:3] == ["a0", "b", "a1"]
 
 
-def test_three_groups_take_queue_of() -> None:
+def test_three_groups_take_turns() -> None:
     assert emptied(queue_of("a1", "a2", "a3", "b1", "c1", "c2")) == [
         *("a1", "b1", "c1"),
         *("a2", "c2"),
@@ -46,7 +46,7 @@ def test_three_groups_take_queue_of() -> None:
     ]
 
 
-def test_dropped_items_are_told_and_the_others_keep_their_queue_of() -> None:
+def test_dropped_items_are_told_and_the_others_keep_their_turns() -> None:
     queue = queue_of("a1", "a2", "b1", "c1")
     assert names(queue.drop(lambda one: names([one])[0] in ("a1", "b1"))) == ["a1", "b1"]
     assert names(queue) == ["a2", "c1"]

@@ -109,7 +109,7 @@ def test_a_control_token_in_an_answer_says_nothing_to_the_delta() -> None:
         (Ask(prompt="a", sampling=GREEDY, alphas=float("nan")), "must be a finite number"),
     ],
 )
-def test_what_cannot_be_maker(ask: Ask, told: str) -> None:
+def test_what_cannot_be_asked(ask: Ask, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         maker("one").make(ask)
 

@@ -13,7 +13,7 @@ from cmc_local.errors import ModelClosed, Overloaded, UsageError, WaitedTooLong
 from cmc_local.model.queue import Ticket
 from cmc_local.model.replies import Piece
 from cmc_local.settings import Sampling
-from fakes import FakeShift, GreedySampler, adapter, always
+from fakes import FakeShift, adapter, always
 from gated_models import Made, ask, made, until
 
 __all__ = ["made"]  # the fixture
@@ -150,27 +150,6 @@ def test_an_error_ends_those_in_flight_and_no_others(made: Made) -> None:
     assert made.shared.state.alive
 
 
-def test_a_chooser_that_finds_nothing_ends_its_own_reply(made: Made) -> None:
-    class Choosy(GreedySampler):
-        def sample(self, i: int = -1) -> int:
-            raise UsageError("the grammar allows none of the model's tokens")
-
-    made.base.gate.clear()
-    other: list[str] = []
-    thread = threading.Thread(target=lambda: other.append(made.shared.generate(ask()).text))
-    thread.start()
-    until(lambda: made.shared.state.active == 1)
-    made.base.sampler = lambda sampling: Choosy(made.base)  # type: ignore[method-assign]
-    made.model._make_sampler = made.base.sampler
-    failing = made.shared.stream(ask())
-    opened = threading.Timer(0.05, made.base.gate.set)
-    opened.start()
-    with pytest.raises(UsageError, match="allows none"):
-        list(failing)
-    thread.join()
-    assert other == ["aaaa"]
-
-
 def test_an_adapter_goes_only_when_nothing_is_under_it(made: Made) -> None:
     made.model._loader = lambda folder: adapter(FakeShift(always(0, 0, 5, 0, 0)), name=str(folder))
     assert made.shared.generate(ask()).text == "aaaa"
@@ -188,28 +167,6 @@ def test_an_adapter_goes_only_when_nothing_is_under_it(made: Made) -> None:
     assert made.shared.generate(ask()).text == "aaaa"
     with pytest.raises(UsageError, match="no adapter 'says-b'"):
         made.shared.remove("says-b")
-
-
-def test_details_tell_what_the_shift_did(made: Made) -> None:
-    made.model.attach(adapter(FakeShift(always(0, 0, 5, 0, 0)), name="says-b"))
-    pieces = list(made.shared.stream(ask(top_logprobs=1, plain=True)))
-    details = [one for piece in pieces for one in piece.details]
-    assert text(pieces) == "bbbb" and len(details) == 4
-    assert (details[0].top[0][0], details[0].plain_top[0][0]) == (2, 1)
-    assert details[0].logprob > details[0].plain_logprob  # type: ignore[operator]
-
-
-def test_a_prompt_is_given_back_with_likelihoods(made: Made) -> None:
-    # The base gives "a" weight e and the other four weight 1, wherever it stands.
-    pieces = list(made.shared.stream(ask("bab", echo=True, top_logprobs=0)))
-    assert pieces[0].echo and pieces[0].text == "bab"
-    first, second = pieces[0].details  # "b" and "ab"
-    assert first.logprob is None
-    assert second.logprob == pytest.approx(-1.9048, abs=1e-4)  # -log(e + 4)
-    assert text(pieces[1:]) == "aaaa"
-    only = ask("bab", echo=True, top_logprobs=0, sampling=Sampling(temperature=0, max_tokens=0))
-    echoed, last = made.shared.stream(only)
-    assert (echoed.text, last.text, last.finish_reason) == ("bab", "", "length")
 
 
 def test_the_token_that_ends_a_reply_has_its_likelihood_too(made: Made) -> None:

@@ -96,13 +96,6 @@ def test_cancelling_ends_between_two_steps() -> None:
 # --- steering --------------------------------------------------------------------------------
 
 
-def test_alpha_zero_does_not_even_run_the_delta() -> None:
-    shift = FakeShift(always(0, 0, 1, 0, 0))
-    model = steered(FakeBase(always(0, 1, 0.5, 0, 0)), shift)
-    assert model.generate("b", GREEDY, alphas=0).text == "aaaaaa"
-    assert shift.fed == []
-
-
 def test_after_a_plain_turn_the_delta_catches_up() -> None:
     shift = FakeShift(always(0, 0, 1, 0, 0))
     model = steered(FakeBase(always(0, 1, 0.5, 0, 0)), shift)
@@ -131,18 +124,6 @@ def test_strengths_by_name_and_for_all() -> None:
         model.generate("b", short, alphas={"other": 1})
     with pytest.raises(UsageError, match="finite"):
         model.set_alpha("tiny", float("nan"))
-
-
-def test_an_error_of_the_delta_reaches_the_reader_of_the_stream() -> None:
-    shift = FakeShift(always(0, 0, 1, 0, 0))
-    model = steered(FakeBase(always(0, 1, 0.5, 0, 0)), shift)
-    stream = model.stream("b", GREEDY)
-    assert next(stream).text == "b"
-    shift.error = RuntimeError("broken")
-    with pytest.raises(RuntimeError, match="broken"):
-        list(stream)
-    shift.error = None
-    assert model.generate("b", GREEDY).text == "bbbbbb"
 
 
 # --- turns and contexts ----------------------------------------------------------------------
@@ -244,21 +225,10 @@ def test_a_score_of_tokens_takes_them_as_they_are() -> None:
     assert model.score("b", "ab").tokens == (AB,)
 
 
-def test_scores_agree_with_the_reply_that_they_score() -> None:
-    def rule(seen: tuple[int, ...]) -> tuple[float, ...]:
-        return tuple(float(hash((i, *seen)) % 89) / 20 for i in range(5))
-
-    model = steered(FakeBase(rule), FakeShift(rule))
-    done = model.generate("ab", GREEDY)
-    assert model.score("ab", done.tokens).greedy.all()
-
-
-def test_an_empty_or_overlong_continuation_is_refused() -> None:
-    model = steered(FakeBase(always(0, 1, 0, 0, 0), n_ctx=8))
+def test_an_empty_continuation_is_refused() -> None:
+    model = steered(FakeBase(always(0, 1, 0, 0, 0)))
     with pytest.raises(UsageError, match="continuation is empty"):
         model.score("b", "")
-    with pytest.raises(PromptTooLong, match="context of 8 tokens"):
-        model.score("b", "a" * 20)
 
 
 def test_closing_frees_the_base() -> None:

@@ -130,13 +130,6 @@ def test_turns_reuse_the_cache_and_equal_a_fresh_model(
             talk.append({"role": "assistant", "content": done.text})
 
 
-def test_a_score_is_the_likelihood_of_what_was_said(model: SteeredModel) -> None:
-    done = model.generate(QUESTION, GREEDY)
-    score = model.score(QUESTION, done.tokens)
-    assert score.greedy.all()
-    assert model.score(QUESTION, done.tokens, alphas=0.0).total < score.total
-
-
 @pytest.mark.parametrize("said", [" Helen was", "Helen was born in"])
 def test_a_prompt_given_back_is_scored_as_its_answer_is(
     gguf: Path, adapters: dict[str, Path], said: str
