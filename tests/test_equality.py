@@ -22,7 +22,7 @@ from cmc_local.engine.prompt_lookup import PromptLookup
 from cmc_local.engine.slots import Run, Slot
 from cmc_local.engine.step import Engine
 from cmc_local.settings import Control, Overlap, Sampling
-from cmc_local.steer.loaded_adapter import ActiveAdapter, AdapterLoader, LoadedAdapter
+from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.text.prompts import Message
 from tiny_adapters import tiny_adapter
 
@@ -73,7 +73,7 @@ class Bench:
     ) -> tuple[Run, Forced]:
         place = self.slots[i if slot is None else slot]
         asked: list[Message] = [{"role": "user", "content": ASKED[i]}]
-        active = [ActiveAdapter(one, alpha, one.prompt(asked)) for one in self.adapters if alpha]
+        active = [one.active(alpha, one.prompt(asked)) for one in self.adapters if alpha]
         prompt, reply = self.prompt(i), self.reply(i)
         chooser = Forced(self.base, reply)
         # The look-up knows the reply, but for one token: most guesses are right, some are wrong.
@@ -224,7 +224,7 @@ def drawn(bench: Bench, seed: int, drafts: int) -> tuple[list[int], int]:
     how = Sampling(temperature=1.0, top_k=3, top_p=1.0, min_p=0.0, seed=seed)
     sampler = NativeSampler(bench.base, how)
     place, one = bench.slots[0], bench.adapters[0]
-    active = ActiveAdapter(one, 0.1, one.prompt(QUESTION))
+    active = one.active(0.1, one.prompt(QUESTION))
     prompt = bench.prompt(0) * 3
     lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
     run = engine.begin(place, prompt, sampler, [active], lookup=lookup)

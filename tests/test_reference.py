@@ -33,7 +33,7 @@ from cmc_local.delta.onnx_delta import OnnxDelta
 from cmc_local.engine.slots import Slot
 from cmc_local.engine.step import Engine
 from cmc_local.settings import Control
-from cmc_local.steer.loaded_adapter import ActiveAdapter, ready
+from cmc_local.steer.loaded_adapter import ready
 from cmc_local.text.delta_tokenizer import DeltaTokenizer
 from cmc_local.text.vocabulary import from_tokenizer_json
 from reference import folder as rebuilt
@@ -114,7 +114,7 @@ def by_the_runner(
             turns=one.settings.turns,
         )
         asked = loaded.prompt([{"role": "user", "content": QUESTION}])
-        active.append(ActiveAdapter(loaded, alpha, asked))
+        active.append(loaded.active(alpha, asked))
     chooser = Led(base, tokens, [])
     engine = Engine(base)
     run = engine.begin(Slot(0), prompt, chooser, active)

@@ -29,7 +29,8 @@ from cmc_local.engine.slots import Slot
 from cmc_local.engine.step import Engine
 from cmc_local.lifetime import Closing
 from cmc_local.settings import Control, Overlap, Sampling
-from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter, ready
+from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
+from cmc_local.steer.steering import ActiveAdapter
 from cmc_local.text import token_map
 from cmc_local.text.alignment import Aligner
 from cmc_local.text.delta_tokenizer import DeltaPrompt, DeltaTokenizer
@@ -100,7 +101,7 @@ class Models(Closing):
         adapter = self._adapter
         if many:
             adapter = replace(adapter, steerings=adapter.steerings[1:])
-        return (ActiveAdapter(adapter, self.alpha, self._asked(passage)),)
+        return (adapter.active(self.alpha, self._asked(passage)),)
 
     def delta_prompt(self, passage: Passage) -> Tokens:
         """What the delta is asked, in its tokens."""

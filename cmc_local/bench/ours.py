@@ -16,7 +16,7 @@ from cmc_local.bench.passages import Passage
 from cmc_local.engine.prompt_lookup import PromptLookup
 from cmc_local.engine.slots import Chooser, Run, Slot
 from cmc_local.engine.step import Engine
-from cmc_local.steer.loaded_adapter import ActiveAdapter
+from cmc_local.steer.steering import ActiveAdapter
 
 DRAFTS: Final = 4
 """Tokens drafted for one step, in the arms that guess."""
@@ -102,7 +102,7 @@ class OurArm:
         (part,) = self._parts
         part.slot.stale = True
         for one in part.active:
-            one.steering(part.slot.sequence).stale = True
+            one.steerings[part.slot.sequence].stale = True
         chooser = self._chooser(part)
         try:
             with undisturbed():

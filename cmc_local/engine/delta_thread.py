@@ -24,8 +24,7 @@ from time import perf_counter
 
 from cmc_local.engine.timings import StepTimes, Timings
 from cmc_local.steer.control import Shift
-from cmc_local.steer.loaded_adapter import ActiveAdapter
-from cmc_local.steer.steering import advance
+from cmc_local.steer.steering import ActiveAdapter, advance
 
 
 @dataclass(eq=False)
@@ -50,7 +49,7 @@ class Deltas:
 
     def reach(self, most: int) -> int:
         """For how many places, at most `most`, there are shifts: drafts may not be followed far."""
-        return min([most, *(len(one.steering(self.sequence).forecasts) for one in self.active)])
+        return min([most, *(len(one.steerings[self.sequence].forecasts) for one in self.active)])
 
     def shifts(self, draft: int = 0) -> list[Shift]:
         """What to add after the last piece, or after one of its drafts (1 is the first)."""
@@ -135,7 +134,7 @@ def _follow(replies: Sequence[tuple[Deltas, Sequence[bytes], int]]) -> tuple[flo
     steerings = []
     for deltas, pieces, kept in replies:
         for one in deltas.active:
-            steerings.append(one.steering(deltas.sequence))
+            steerings.append(one.steerings[deltas.sequence])
             steerings[-1].plan(pieces, kept=kept)
     aligned = perf_counter() - begun
     return aligned, advance(steerings)

@@ -26,8 +26,7 @@ from cmc_local.engine.slots import Slot
 from cmc_local.engine.step import Engine
 from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.steer.control import Logits, Shift, add_shifts
-from cmc_local.steer.loaded_adapter import ActiveAdapter
-from cmc_local.steer.steering import advance
+from cmc_local.steer.steering import ActiveAdapter, advance
 from cmc_local.steer.strengths import check_alpha
 
 LOGITS = 1 << 24
@@ -182,7 +181,7 @@ class _Nobody:
 
 def _follow(active: ActiveAdapter, sequence: int, pieces: Sequence[bytes]) -> Iterator[Shift]:
     """The shift after the prompt, then after each piece of the text."""
-    steering = active.steering(sequence)
+    steering = active.steerings[sequence]
     active.begin(sequence)
     yield active.shift(sequence)
     at = 0

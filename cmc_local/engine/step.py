@@ -20,13 +20,12 @@ from time import perf_counter
 from cmc_local.engine.delta_thread import Deltas, DeltaThread
 from cmc_local.engine.logprobs import LogprobRecorder
 from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.slots import Base, Chooser, Run, Slot
-from cmc_local.engine.step_plan import Share, plan_step, share_prompt
+from cmc_local.engine.slots import Base, Chooser, Run, Share, Slot, plan_step, share_prompt
 from cmc_local.engine.timings import StepTimes, Timings
 from cmc_local.errors import UsageError
 from cmc_local.settings import Overlap
 from cmc_local.steer.control import add_shifts
-from cmc_local.steer.loaded_adapter import ActiveAdapter
+from cmc_local.steer.steering import ActiveAdapter
 from cmc_local.text.alignment import common_prefix
 
 FIRST_ROWS = 64

@@ -38,7 +38,7 @@ from cmc_local.integrations.llama_processor import DeltaWorker, Ids, Scores, Ste
 from cmc_local.lifetime import Closing
 from cmc_local.model.steered import AdapterLike
 from cmc_local.settings import Control, Overlap
-from cmc_local.steer.loaded_adapter import ActiveAdapter, AdapterLoader, LoadedAdapter
+from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.steer.strengths import Alphas, check_alpha, free_name, strengths
 from cmc_local.text.prompts import Message, base_text
 
@@ -106,7 +106,7 @@ class LlamaSteering(Closing):
         chosen = strengths(self.alphas, alphas)
         messages = _messages(asked)
         active = tuple(
-            ActiveAdapter(adapter, chosen[name], adapter.prompt(messages))
+            adapter.active(chosen[name], adapter.prompt(messages))
             for name, adapter in self.adapters.items()
             if chosen[name] != 0.0
         )

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from cmc_local.errors import UsageError
 from cmc_local.steer.control import add_shifts
-from cmc_local.steer.loaded_adapter import ActiveAdapter
-from cmc_local.steer.steering import advance
+from cmc_local.steer.steering import ActiveAdapter, advance
 
 Ids = NDArray[np.intc]
 """(n,) intc, the base model's tokens so far, prompt and reply."""
@@ -117,7 +116,7 @@ class SteeringProcessor:
         try:
             for one in self._active if anew else ():
                 one.begin(0)
-            steerings = [one.steering(0) for one in self._active] if data else []
+            steerings = [one.steerings[0] for one in self._active] if data else []
             for steering in steerings:
                 steering.plan([data])
             advance(steerings)

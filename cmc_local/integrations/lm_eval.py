@@ -27,7 +27,7 @@ from cmc_local.engine.scoring import Passage
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
-from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter
+from cmc_local.steer.loaded_adapter import LoadedAdapter
 from cmc_local.text.alignment import DeltaPrompt
 from cmc_local.text.base_prompt import BasePrompt
 
@@ -67,7 +67,7 @@ class _SteeredTexts(SteeredModel):
     def _passage(self, first: int, rest: Sequence[int]) -> Passage:
         slot = self._slots[0]
         active = [
-            ActiveAdapter(one, self.alphas[name], _empty_question(one))
+            one.active(self.alphas[name], _empty_question(one))
             for name, one in self.adapters.items()
             if self.alphas[name] != 0.0
         ]

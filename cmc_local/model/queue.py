@@ -11,7 +11,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 
-from cmc_local.model.replies import Piece, Sampler
+from cmc_local.model.batching import Sampler
+from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Request
 
 Heard = Piece | Exception

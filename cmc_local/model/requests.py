@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.model.raw_prompts import RawPrompt, split_prompt
 from cmc_local.settings import Sampling
-from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter
+from cmc_local.steer.loaded_adapter import LoadedAdapter
+from cmc_local.steer.steering import ActiveAdapter
 from cmc_local.steer.strengths import Alphas, strengths
 from cmc_local.text.base_prompt import (
     BasePrompt,
@@ -126,7 +127,7 @@ class RequestMaker:
         if ask.echo:
             raise UsageError("a conversation is not given back: echo takes a text or tokens")
         reserve = min(ask.sampling.max_tokens, self.n_ctx // 4)
-        deltas = [ActiveAdapter(one, alpha, one.prompt(messages)) for one, alpha in active]
+        deltas = [one.active(alpha, one.prompt(messages)) for one, alpha in active]
         form = self.form(ask.base_prompt, active)
         fitted = fit(self.base, form, messages, context=self.n_ctx, reserve=reserve)
         return replace(
@@ -142,7 +143,7 @@ class RequestMaker:
         )
         split = [(split_prompt(one, raw, echo=ask.echo), one, alpha) for one, alpha in active]
         deltas = [
-            ActiveAdapter(one, alpha, part.prompt, raw.said(part.answer, len(raw.text)))
+            one.active(alpha, part.prompt, raw.said(part.answer, len(raw.text)))
             for part, one, alpha in split
         ]
         made = replace(made, tokens=raw.tokens, active=tuple(deltas))

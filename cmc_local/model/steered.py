@@ -33,12 +33,12 @@ from cmc_local.engine.step import Engine
 from cmc_local.engine.timings import StepTimes
 from cmc_local.errors import UsageError
 from cmc_local.lifetime import Closing, free_unused, trim_heap
-from cmc_local.model.batching import Batch
-from cmc_local.model.replies import Completion, Piece, Sampler, completion
+from cmc_local.model.batching import Batch, Sampler
+from cmc_local.model.replies import Completion, Piece, completion
 from cmc_local.model.requests import Ask, Request, RequestMaker
 from cmc_local.model.scores import Scoring
 from cmc_local.settings import OLD_DRAFTS, Control, Limits, Overlap, Sampling, Speculate, drafts
-from cmc_local.steer.loaded_adapter import ActiveAdapter, AdapterLoader, LoadedAdapter
+from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
 from cmc_local.steer.strengths import Alphas, check_alpha, free_name, strengths
 from cmc_local.text.base_prompt import (
     BasePrompt,
@@ -300,7 +300,7 @@ class SteeredModel(Scoring, Closing):
         )
         if not tokens:
             raise UsageError("the continuation is empty: give at least one token of text")
-        active = [ActiveAdapter(one, alpha, one.prompt(messages)) for one, alpha in acting]
+        active = [one.active(alpha, one.prompt(messages)) for one, alpha in acting]
         with self.alone():
             yield Passage(self._engine, self._slots[0], fitted.tokens, tokens, active, self._batch)
 

@@ -1,4 +1,4 @@
-"""An adapter made ready for one base model, and as it acts on one reply."""
+"""An adapter made ready for one base model: its delta, its map, a steering for each sequence."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from cmc_local.delta import adapter as adapter_folder
 from cmc_local.delta.source import ShiftSource
 from cmc_local.settings import Control
-from cmc_local.steer.control import MappedShift, Shift
+from cmc_local.steer.control import MappedShift
 from cmc_local.steer.mid_token import MidToken
-from cmc_local.steer.steering import Steering
+from cmc_local.steer.steering import ActiveAdapter, Steering
 from cmc_local.text import token_map
 from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer
 from cmc_local.text.prompts import Message, PromptForm, Turns
@@ -39,41 +39,13 @@ class LoadedAdapter:
             self.form, messages, turns=self.turns, max_tokens=self.source.context // 2
         )
 
+    def active(self, alpha: float, prompt: DeltaPrompt, given: bytes = b"") -> ActiveAdapter:
+        """The adapter as it acts on one reply; `given` is what that begins with."""
+        return ActiveAdapter(self.name, self.steerings, self.mapped, alpha, prompt, given)
+
     def verbatim(self, text: str) -> DeltaPrompt:
         """A text as the delta's whole prompt; its end, where it takes over half of the context."""
         return self.tokenizer.verbatim(text, max_tokens=self.source.context // 2)
-
-
-@dataclass(frozen=True, eq=False)
-class ActiveAdapter:
-    """An adapter that acts on one reply: how strongly, and what its delta is told of it."""
-
-    adapter: LoadedAdapter
-    alpha: float
-    prompt: DeltaPrompt
-    given: bytes = b""
-    """What the reply begins with, at the end of the base model's prompt."""
-
-    @property
-    def name(self) -> str:
-        """The adapter's name in its model."""
-        return self.adapter.name
-
-    def steering(self, sequence: int) -> Steering:
-        """What follows the reply on one of the base model's sequences."""
-        return self.adapter.steerings[sequence]
-
-    def begin(self, sequence: int) -> None:
-        """Let the delta follow the reply on this sequence."""
-        steering = self.steering(sequence)
-        steering.begin(self.prompt)
-        if self.given:
-            steering.push(self.given)
-
-    def shift(self, sequence: int, draft: int = 0) -> Shift:
-        """What to add after the last piece, or after one of its drafts (1 is the first)."""
-        forecast = self.steering(sequence).forecasts[draft]
-        return Shift(self.adapter.mapped, forecast.shift, self.alpha, forecast.offers)
 
 
 @dataclass(frozen=True, eq=False)

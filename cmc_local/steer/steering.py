@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.delta.source import Feed, ShiftSource
-from cmc_local.steer.control import Offer
+from cmc_local.steer.control import MappedShift, Offer, Shift
 from cmc_local.steer.mid_token import REACH, MidToken
 from cmc_local.text.alignment import (
     Aligner,
@@ -249,3 +249,28 @@ def advance(planned: Iterable[Steering]) -> float:
         for one in group:
             one.complete(rows.get(id(one)))
     return spent
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveAdapter:
+    """An adapter that acts on one reply: how strongly, and what its delta is told of it."""
+
+    name: str
+    steerings: Sequence[Steering]
+    """One for each of the base model's sequences."""
+    mapped: MappedShift
+    alpha: float
+    prompt: DeltaPrompt
+    given: bytes = b""
+    """What the reply begins with, at the end of the base model's prompt."""
+
+    def begin(self, sequence: int) -> None:
+        """Let the delta follow the reply on this sequence."""
+        self.steerings[sequence].begin(self.prompt)
+        if self.given:
+            self.steerings[sequence].push(self.given)
+
+    def shift(self, sequence: int, draft: int = 0) -> Shift:
+        """What to add after the last piece, or after one of its drafts (1 is the first)."""
+        forecast = self.steerings[sequence].forecasts[draft]
+        return Shift(self.mapped, forecast.shift, self.alpha, forecast.offers)

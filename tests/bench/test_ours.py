@@ -12,7 +12,7 @@ from cmc_local.bench.passages import Passage
 from cmc_local.engine.slots import Slot
 from cmc_local.engine.step import Engine
 from cmc_local.settings import Overlap
-from cmc_local.steer.loaded_adapter import ActiveAdapter
+from cmc_local.steer.steering import ActiveAdapter
 from fakes import AB, END, A, B, FakeBase, FakeShift, adapter, always
 
 REPLY = (A, B, A, A, B)
@@ -53,7 +53,7 @@ def arm(
 def steered(shift: FakeShift) -> ActiveAdapter:
     one = adapter(shift)
     prompt = one.prompt([{"role": "user", "content": "ab"}])
-    return ActiveAdapter(one, 1.0, prompt)
+    return one.active(1.0, prompt)
 
 
 def test_the_text_is_written_whatever_the_sampler_says() -> None:

@@ -27,7 +27,7 @@ from cmc_local.engine.step import Engine
 from cmc_local.model.batching import Batch
 from cmc_local.model.requests import Request
 from cmc_local.settings import Control, Sampling
-from cmc_local.steer.loaded_adapter import ActiveAdapter, AdapterLoader
+from cmc_local.steer.loaded_adapter import AdapterLoader
 
 WORDS = "the old mill by the river where Helen wrote her first book about a lighthouse".split()
 GROWTH_MB = 2.0
@@ -62,9 +62,7 @@ class Soak:
         text = "Answer in few words, please, and name the place of birth. " * draw.choice((0, 0, 1))
         text += " ".join(draw.choices(WORDS, k=draw.choice((1, 5, 20, 120))))
         active = tuple(
-            ActiveAdapter(
-                one, draw.choice((0.5, 1.0)), one.prompt([{"role": "user", "content": text}])
-            )
+            one.active(draw.choice((0.5, 1.0)), one.prompt([{"role": "user", "content": text}]))
             for one in self.adapters
             if draw.random() < 0.6
         )

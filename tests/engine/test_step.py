@@ -16,7 +16,7 @@ from cmc_local.engine.slots import Run, Slot
 from cmc_local.engine.step import Engine
 from cmc_local.errors import UsageError
 from cmc_local.settings import Overlap
-from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter
+from cmc_local.steer.loaded_adapter import LoadedAdapter
 from cmc_local.text.prompts import Message
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
@@ -35,7 +35,7 @@ def begin(
 ) -> Run:
     """A run with these adapters at these strengths."""
     asked: list[Message] = [{"role": "user", "content": question}]
-    active = [ActiveAdapter(one, alpha, one.prompt(asked)) for one, alpha in adapters]
+    active = [one.active(alpha, one.prompt(asked)) for one, alpha in adapters]
     return engine.begin(slot, prompt, GreedySampler(base), active)
 
 
@@ -165,7 +165,7 @@ def test_a_recorder_sees_the_row_before_and_after_the_shift() -> None:
 
     base, steers = FakeBase(SAYS_A), adapter(FakeShift(WANTS_B))
     engine, slot = Engine(base), Slot(0)
-    active = ActiveAdapter(steers, 0.5, steers.prompt([{"role": "user", "content": "a"}]))
+    active = steers.active(0.5, steers.prompt([{"role": "user", "content": "a"}]))
     run = engine.begin(slot, [B], GreedySampler(base), [active], recorder=Noting())
     engine.step([run])
     plain, shift = float(SAYS_A(())[B]), float(WANTS_B(())[B])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cmc_local.engine.prompt_lookup import PromptLookup
 from cmc_local.engine.slots import Run, Slot
 from cmc_local.engine.step import Engine
-from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter
+from cmc_local.steer.loaded_adapter import LoadedAdapter
 from cmc_local.text.prompts import Message
 from fakes import NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
@@ -46,7 +46,7 @@ def steered(
     drafts: int = 0,
 ) -> Run:
     asked: list[Message] = [{"role": "user", "content": question}]
-    active = [ActiveAdapter(one, alpha, one.prompt(asked)) for one, alpha in adapters if alpha]
+    active = [one.active(alpha, one.prompt(asked)) for one, alpha in adapters if alpha]
     base = engine.base
     assert isinstance(base, FakeBase)
     lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None

@@ -16,7 +16,8 @@ from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Echo, Request
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
-from cmc_local.steer.loaded_adapter import ActiveAdapter, LoadedAdapter
+from cmc_local.steer.loaded_adapter import LoadedAdapter
+from cmc_local.steer.steering import ActiveAdapter
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, adapter, always
 
 SAYS_A = always(0, 1, 0, 0, 0)
@@ -127,7 +128,7 @@ def test_an_error_ends_all_and_leaves_the_batch_usable() -> None:
     base, source = FakeBase(SAYS_A), FakeShift(always(0, 0, 2, 0, 0))
     batch, samplers = batch_of(base, 2)
     steers = adapter(source)
-    active = (ActiveAdapter(steers, 1.0, steers.prompt([{"role": "user", "content": "a"}])),)
+    active = (steers.active(1.0, steers.prompt([{"role": "user", "content": "a"}])),)
     batch.submit(request(B, most=9, active=active))
     batch.submit(request(B, most=9))
     batch.step()
@@ -145,7 +146,7 @@ def test_a_prompt_is_read_beside_replies_and_then_answered() -> None:
     batch, samplers = batch_of(base, 2)
     steers = adapter(source)
     # The delta reads the whole text as its answer: "b" before what is judged, "bab" before more.
-    judged = ActiveAdapter(steers, 1.0, steers.verbatim("\n"), given=b"b")
+    judged = steers.active(1.0, steers.verbatim("\n"), given=b"b")
     sampling = Sampling(temperature=0, max_tokens=2)
     reading = Request(
         tokens=(B, AB),

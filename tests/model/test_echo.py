@@ -17,7 +17,7 @@ from cmc_local.engine.step import Engine
 from cmc_local.model import echo as reading
 from cmc_local.model.echo import EchoReader
 from cmc_local.model.requests import Echo
-from cmc_local.steer.loaded_adapter import ActiveAdapter
+from cmc_local.steer.steering import ActiveAdapter
 from fakes import AB, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
 
@@ -60,7 +60,7 @@ def test_each_tokens_likelihood_is_that_of_its_own_row(
     steers = adapter(FakeShift(always(0, 0, 1.5, 0, 0)))
     texts = base.vocabulary.tokens
     given_bytes = b"".join(texts[token] for token in tokens[: max(answer, 1)])
-    active = ActiveAdapter(steers, 0.5, steers.verbatim("\n"), given_bytes)
+    active = steers.active(0.5, steers.verbatim("\n"), given_bytes)
     slot = Slot(0)
     engine = Engine(base)
     engine.begin(slot, [B, B], GreedySampler(base))  # what a slot held before does not matter

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.slots import Run, Slot
+from cmc_local.engine.slots import BESIDE, Run, Slot, plan_step
 from cmc_local.engine.step import Engine
-from cmc_local.engine.step_plan import BESIDE, plan_step
 from cmc_local.steer.steering import WORTH_COPYING
 from fakes import END, NEWLINE, A, B, FakeBase, GreedySampler, always
 
