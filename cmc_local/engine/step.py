@@ -1,6 +1,6 @@
 """The step: all runs go on by a token, base model and deltas side by side.
 
-    1. plan      what each run gets of the batch (`step_plan.py`)
+    1. plan      what each run gets of the batch (`slots.py`)
     2. deltas    the new tokens aligned, the networks run, in their thread (`delta_thread.py`)
     3. base      one llama_decode of all rows, meanwhile
     4. choose    the shifts added to each row, a token sampled from it
@@ -109,7 +109,9 @@ class Engine:
         """
         for run in runs:
             if run.slot.run is not run:
-                raise UsageError("another reply took this one's place: begin it anew")
+                raise UsageError(
+                    "this run is over: an error ended it, or another one has its slot; begin anew"
+                )
         before, texts = perf_counter(), self.base.vocabulary.tokens
         try:
             shares = self._plan(runs)

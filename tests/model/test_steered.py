@@ -52,13 +52,6 @@ def test_a_reply_ends_at_its_longest() -> None:
     assert done.timings.generated_tokens == 6
 
 
-def test_a_reply_ends_with_the_context() -> None:
-    # The prompt "b\n" has two tokens; six more fit, and one is chosen from the last place.
-    base = FakeBase(always(0, 1, 0, 0, 0), n_ctx=8)
-    done = steered(base).generate("b", Sampling(temperature=0, max_tokens=100))
-    assert (done.text, done.finish_reason) == ("a" * 7, "length")
-
-
 def test_a_character_in_two_tokens_is_one_piece() -> None:
     words = vocabulary(b"\xc3", b"\xa9", b"a", b"\n")
     base = FakeBase(saying(3, 1, 2, 3, after=2), words=words)
@@ -156,13 +149,6 @@ def test_one_prompt_that_cannot_fit_is_refused_before_anything_runs() -> None:
     with pytest.raises(PromptTooLong, match=r"has 13 tokens.*holds 8"):
         steered(base).stream("a" * 12)
     assert base.decoded == []
-
-
-@pytest.mark.parametrize("prompt", ["", "  \n", user("a", "b", " ")])
-def test_an_empty_prompt_is_refused(prompt: str | list[Message]) -> None:
-    for kind in ("adapter", "raw"):
-        with pytest.raises(UsageError, match="empty"):
-            steered(FakeBase(always(1, 0, 0, 0, 0))).generate(prompt, base_prompt=kind)  # type: ignore[arg-type]
 
 
 def test_two_streams_at_once_are_refused() -> None:
