@@ -171,16 +171,6 @@ def test_strengths_of_one_adapter_are_tried_on_one_run_of_the_models() -> None:
         assert (score.tokens, score.greedy.tolist()) == (alone.tokens, alone.greedy.tolist())
 
 
-@pytest.mark.parametrize(
-    ("name", "alpha", "reason"),
-    [("none", 1.0, "there are"), ("tiny", np.inf, "finite number")],
-)
-def test_a_strength_that_cannot_be_tried_is_refused(name: str, alpha: float, reason: str) -> None:
-    model = steered(FakeBase(SAYS_A), FakeShift(WANTS_B))
-    with pytest.raises(UsageError, match=reason):
-        model.score_alphas("a", "b", name, [alpha])
-
-
 # --- what is decoded -------------------------------------------------------------------------
 
 
