@@ -54,11 +54,6 @@ def has(name: str) -> bool:
         return False
 
 
-def template_folder() -> Path:
-    """The template model as a Hugging Face folder."""
-    return _existing("template", "template", BASES)
-
-
 def world(file: str) -> Path:
     """A file of the small world, such as `test.jsonl`."""
     return _existing(f"world/{file}", file, (file,))

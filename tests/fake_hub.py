@@ -32,6 +32,10 @@ import pytest
 LARGE = 64
 
 
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 @dataclass
 class Seen:
     """A request and the status of its answer."""
@@ -102,7 +106,7 @@ class FakeHub:
     def add(self, repo: str, files: Mapping[str, bytes], revision: str = "main") -> str:
         """Commit a repository's files, all of them; the commit."""
         for data in files.values():
-            self.objects[hashlib.sha256(data).hexdigest()] = data
+            self.objects[digest(data)] = data
         return self.repositories.setdefault(repo, Repository()).commit(files, revision)
 
     def downloads(self) -> list[Seen]:
@@ -187,7 +191,11 @@ class Answer(BaseHTTPRequestHandler):
             self.refuse(404, "RevisionNotFound")
             return
         files = found.commits[commit].items()
-        siblings = [{"rfilename": name, "size": len(data)} for name, data in files]
+        siblings: list[dict[str, Any]] = []
+        for name, data in files:
+            siblings.append({"rfilename": name, "size": len(data)})
+            if len(data) > LARGE:
+                siblings[-1]["lfs"] = {"sha256": digest(data), "size": len(data), "pointerSize": 1}
         about = {"id": repo, "sha": commit, "private": found.private, "siblings": siblings}
         self.send(about)
 
@@ -202,7 +210,7 @@ class Answer(BaseHTTPRequestHandler):
         data = found.commits[commit][name]
         headers = {"X-Repo-Commit": commit}
         if len(data) > LARGE:
-            oid = hashlib.sha256(data).hexdigest()
+            oid = digest(data)
             headers["Location"] = f"http://localhost:{self.hub.server.server_port}/cdn/{oid}"
             headers["X-Linked-Etag"] = f'"{oid}"'
             headers["X-Linked-Size"] = str(len(data))
@@ -269,7 +277,7 @@ class Answer(BaseHTTPRequestHandler):
         self.send({"transfer": "basic", "objects": objects})
 
     def store(self, oid: str) -> None:
-        whole = hashlib.sha256(self.body).hexdigest() == oid
+        whole = digest(self.body) == oid
         self.hub.objects[oid] = self.body
         self.send({}, 200 if whole else 422)
 

@@ -36,7 +36,6 @@ def test_every_bundled_model_is_found(models: Path) -> None:
         "other.gguf",
     ]
     assert bundled.adapter("forget") == models / "forget"
-    assert bundled.template_folder() == models / "template"
 
 
 def test_defaults_are_bundled() -> None:

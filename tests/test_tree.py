@@ -38,7 +38,7 @@ WORKSHOP_ONLY = {
     *("torch", "transformers", "accelerate", "peft"),
     *("onnx", "gguf", "safetensors"),
 }
-EVALUATION = {"matplotlib", "scipy", "rouge_score", "nltk"}  # the extra `eval`
+EVALUATION = {"matplotlib", "rapidfuzz", "scipy", "rouge_score", "nltk"}  # the extra `eval`
 GUESTS = {  # in other people's code: what they write today, and what works inside of it
     RUNTIME / "bench" / "stock.py",
     RUNTIME / "integrations" / "llama_cpp.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal
 
+from cmc_local import files
 from cmc_local.base import library as base_library
 from cmc_local.base.library import llama_cpp
 from cmc_local.errors import GGUFError
@@ -22,13 +23,10 @@ def quantize(source: Path, target: Path, kind: Quantisation, *, threads: int = 0
     """
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = _TYPES[kind], threads
-    part = target.with_name(target.name + ".part")
-    with base_library.ErrorLines() as errors:
-        failed = llama_cpp.llama_model_quantize(str(source).encode(), str(part).encode(), params)
-    if failed:
-        part.unlink(missing_ok=True)
-        raise GGUFError(
-            f"{source} cannot be quantised to {kind} ({errors.reason() or 'llama.cpp failed'}): "
-            "give an F16 or F32 file"
-        )
-    part.replace(target)
+    with files.whole(target) as part, base_library.ErrorLines() as errors:
+        names = str(source).encode(), str(part).encode()
+        if llama_cpp.llama_model_quantize(*names, params):
+            raise GGUFError(
+                f"{source} cannot be quantised to {kind} "
+                f"({errors.reason() or 'llama.cpp failed'}): give an F16 or F32 file"
+            )

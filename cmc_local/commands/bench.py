@@ -198,7 +198,7 @@ def _made(
             "--synthetic needs vocabularies: give --vocab, a GGUF that has the base's, and"
             " --delta-vocab, the delta's tokenizer.json"
         )
-    from cmc_local.text.token_map import cache_folder
+    from cmc_local.files import cache_folder
 
     folder = cache_folder() / "synthetic" if cache is None else cache
     base, adapter = apart(make_synthetic, size, vocab, delta, delta_vocab, folder)

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, get_args
 
 from cmc_local.commands.chat_settings import SETTINGS, changed, number
 from cmc_local.errors import CmcError, InputError, UsageError
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message

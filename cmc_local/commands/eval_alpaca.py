@@ -11,10 +11,10 @@ from cmc_local.commands import eval_options, eval_rows
 from cmc_local.commands.eval_rows import Findings, Task, Values
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.alpaca import outputs, read_instructions
-from cmc_local.evaluate.answering import lengths
 from cmc_local.evaluate.journal import fingerprint
+from cmc_local.evaluate.reply_measures import lengths
 from cmc_local.evaluate.results import ResultRow, Strength, spread
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
 

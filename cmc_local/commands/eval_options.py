@@ -20,7 +20,7 @@ import click
 
 from cmc_local.commands import choices, options
 from cmc_local.errors import UsageError
-from cmc_local.evaluate.extra import import_extra
+from cmc_local.evaluate.optional_imports import import_optional
 from cmc_local.settings import MOST_PARALLEL, Control, Limits, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 
@@ -118,7 +118,7 @@ def measured(function: Callable[..., None]) -> Callable[..., None]:
 def _can_plot(_ctx: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
     """The path as it is; MissingExtra before anything is measured rather than after."""
     if path is not None:
-        import_extra("matplotlib")
+        import_optional("matplotlib")
     return path
 
 

@@ -9,8 +9,8 @@ import click
 
 from cmc_local.commands import eval_options, eval_rows
 from cmc_local.commands.eval_rows import Findings, Task, Values
-from cmc_local.evaluate.answering import lengths, rouge_means
 from cmc_local.evaluate.journal import fingerprint
+from cmc_local.evaluate.reply_measures import lengths, rouge_means
 from cmc_local.evaluate.results import Strength, spread
 from cmc_local.evaluate.rouge import check_installed
 from cmc_local.model.steered import SteeredModel

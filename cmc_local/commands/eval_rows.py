@@ -16,8 +16,8 @@ from cmc_local.commands.eval_options import Setup
 from cmc_local.commands.progress import progress
 from cmc_local.delta.adapter import SETTINGS_FILE
 from cmc_local.errors import AdapterError, UsageError
-from cmc_local.evaluate.answering import answers
-from cmc_local.evaluate.journal import Journal, Told, Value, Work, fingerprint, journal_path
+from cmc_local.evaluate.journal import Journal, Progress, Value, Work, fingerprint, journal_path
+from cmc_local.evaluate.reply_measures import answers
 from cmc_local.evaluate.results import (
     ResultRow,
     Strength,
@@ -25,7 +25,7 @@ from cmc_local.evaluate.results import (
     document,
     strengths,
 )
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
 from cmc_local.model.steered import Prompt, SteeredModel
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
@@ -159,7 +159,7 @@ def _heading(row: ResultRow) -> str:
 
 
 def kept_values(
-    journal: Journal, row: str, told: Told, part: str, items: Sequence[Any], work: Work[Any]
+    journal: Journal, row: str, told: Progress, part: str, items: Sequence[Any], work: Work[Any]
 ) -> list[Value]:
     """The journal's values of a part of a row; without its first three arguments a `Values`."""
     return journal.values(f"{row}: {part}", items, work, told)

@@ -15,7 +15,7 @@ from cmc_local.errors import UsageError
 from cmc_local.evaluate import shifts as measured
 from cmc_local.evaluate.results import FORMAT, spread
 from cmc_local.evaluate.similarity import Shifts, similarities
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits
 from cmc_local.text.base_prompt import BasePrompt

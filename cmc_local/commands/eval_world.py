@@ -16,8 +16,8 @@ from cmc_local.commands.eval_rows import Task
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.journal import Journal, fingerprint
 from cmc_local.evaluate.results import ResultRow, data_key, document
-from cmc_local.evaluate.whole_file import write_json
 from cmc_local.evaluate.world import PARTS, Examination, Part, examination, read_questions
+from cmc_local.files import write_json
 
 _OF_ONE_MODEL: Final = {
     "adapters": "--adapter",

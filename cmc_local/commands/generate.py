@@ -28,8 +28,8 @@ from cmc_local.commands.generate_rows import read_rows, row_messages
 from cmc_local.commands.progress import progress
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.alpaca import outputs
-from cmc_local.evaluate.answering import in_order
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.evaluate.reply_measures import in_order
+from cmc_local.files import write_json
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import MOST_PARALLEL, Limits, Sampling
 from cmc_local.text.base_prompt import BasePrompt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cmc_local import files
 from cmc_local.commands import choices, completing, options
 from cmc_local.errors import DataError, TokenizerError, UsageError
 from cmc_local.settings import Fallback
@@ -77,7 +77,7 @@ def command(
     own = read_base(base)
     report = _report(own, delta, fallback, text, token)
     if ids is not None:
-        _write_ids(ids, report.made.ids.tolist())
+        files.write_text(ids, json.dumps(report.made.ids.tolist()))
     if as_json:
         click.echo(json.dumps(map_report.as_json(report), ensure_ascii=False))
         return
@@ -193,20 +193,3 @@ def _find(base: Base, token: str) -> tuple[int, ...]:
         raise UsageError(f"--token {token!r}: the base has no such token; look at its spellings")
     click.echo(f"no base token is {token!r}; the base writes it as these:", err=True)
     return tuple(dict.fromkeys(pieces))
-
-
-def _write_ids(path: Path, ids: list[int]) -> None:
-    """Whole or not at all."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.absolute().parent, suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            json.dump(ids, file)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise UsageError(f"--ids {path}: {error.strerror}; choose another place") from error

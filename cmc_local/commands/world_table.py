@@ -20,13 +20,13 @@ from cmc_local.commands.progress import progress
 from cmc_local.delta import adapter
 from cmc_local.evaluate import delta_alone
 from cmc_local.evaluate.journal import Journal, fingerprint
+from cmc_local.evaluate.report_gaps import gap_closed
 from cmc_local.evaluate.results import ResultRow, Strength
 from cmc_local.evaluate.world import (
     GREEDY,
     Examination,
     Rates,
     ceilings,
-    gap_closed,
     metrics,
     rates,
 )
@@ -154,7 +154,9 @@ def report(rows: Sequence[ResultRow], what: Examination) -> dict[str, Any]:
                 "plain": _shares(plain),
                 "steered": _shares(steered),
                 "finetuned": None if finetuned is None else _shares(finetuned),
-                "gap_closed": gap_closed(plain.metrics["exact"], steered.metrics["exact"], top),
+                "gap_closed": gap_closed(
+                    "exact", plain.metrics["exact"], steered.metrics["exact"], top
+                ),
             }
         )
         forget[name] = {

@@ -23,7 +23,7 @@ Value = dict[str, Any]
 """What is known of one item when it is done; JSON."""
 Work = Callable[[Sequence[Item]], Iterator[Value]]
 """Items -> a value for each, in order."""
-Told = Callable[[], None]
+Progress = Callable[[], None]
 
 END_BYTES = 16 << 20
 
@@ -55,19 +55,19 @@ class Journal(Closing):
         self._head = [] if lines else [{"settings": settings}]
 
     def values(
-        self, part: str, items: Sequence[Item], work: Work[Item], told: Told = lambda: None
+        self, part: str, items: Sequence[Item], work: Work[Item], progress: Progress = lambda: None
     ) -> list[Value]:
         """A value for each item: those kept, then what `work` makes of the others.
 
-        `told` is called for each of them as soon as it is there.
+        `progress` is called for each of them as soon as it is there.
         """
         kept = self._values.setdefault(part, [])
         for _ in kept:
-            told()
+            progress()
         for value in work(items[len(kept) :]):
             self._write({"part": part, "item": len(kept), "value": value})
             kept.append(value)
-            told()
+            progress()
         assert len(kept) == len(items), "work gives a value for each item"
         return list(kept)
 

@@ -1,8 +1,8 @@
 """Measured rows -> how much of a fine-tune each steered model gets, and what the plots show.
 
-    results documents --> read_rows --> Row ... --> gap_table  --> Gap ...       the tables
-                                             |----> sweeps     --> Sweep ...     metric by alpha
-                                             `----> frontiers  --> Frontier ...  forget by retain
+    results documents --> read_rows --> rows -+-> gap_table --> Gap ...       the tables
+                                              |-> sweeps    --> Sweep ...     metric by alpha
+                                              `-> frontiers --> Frontier ...  forget by retain
 
 Pure functions on numbers; knows neither HTML nor matplotlib.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cmc_local.errors import DataError
-from cmc_local.evaluate.results import FORMAT
+from cmc_local.evaluate.results import FORMAT, ResultRow
 
 PLAIN: Final = "plain"
 FINETUNED: Final = "finetuned"
@@ -61,39 +61,16 @@ _NEAREST_CEILING: Final = 0.05
 """In the metric's own unit (nats, shares): below this a gap is a ratio of two noises."""
 _NEAREST_CEILINGS: Final[Mapping[str, float]] = {
     "bits_per_character": 0.02,
-    # the examination's own (evaluate/world.py)
+    # the small world's examination: its fine-tunes are far above the plain models
     **dict.fromkeys(("exact", "fact", "forgotten_fact", "kept_fact"), 0.3),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One model in one arm on one task's data."""
-
-    task: str
-    model: str
-    arm: str
-    vocabulary: int | None = None
-    adapter: str | None = None
-    alpha: float | None = None
-    count: int | None = None
-    """Examples measured."""
-    data: str | None = None
-    """What was measured; only rows of one data and count are compared."""
-    command: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The arm, and the adapter where there is one."""
-        return self.arm if self.adapter is None else f"{self.arm} ({self.adapter})"
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
     """One metric of one row between its plain model and its fine-tune, None where unmeasured."""
 
-    row: Row
+    row: ResultRow
     metric: str
     plain: float | None
     value: float | None
@@ -119,16 +96,16 @@ class Frontier:
 
     model: str
     metric: str
-    points: Sequence[tuple[Row, float, float]]
+    points: Sequence[tuple[ResultRow, float, float]]
 
 
-def read_rows(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+def read_rows(results: Sequence[Mapping[str, Any]]) -> list[ResultRow]:
     """The rows of several results documents, in their order; DataError names a row that is none.
 
     Of rows that measure the same (task, model, arm, adapter, alpha, count, data) the last one
     stays.
     """
-    found: dict[tuple[Any, ...], Row] = {}
+    found: dict[tuple[Any, ...], ResultRow] = {}
     for number, result in enumerate(results, 1):
         if result.get("format") != FORMAT:
             raise DataError(
@@ -155,7 +132,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def gap_table(rows: Sequence[Row]) -> list[Gap]:
+def gap_table(rows: Sequence[ResultRow]) -> list[Gap]:
     """A Gap for each metric of each row that is neither plain nor fine-tuned.
 
     Plain and fine-tuned are the rows of the same task, model, count and data; a row of alpha 0
@@ -163,7 +140,7 @@ def gap_table(rows: Sequence[Row]) -> list[Gap]:
     has one Gap for each metric, with no value. Sorted by task, metric and model, in the order met;
     steered rows before their rivals.
 
-    >>> def row(arm, nll): return Row("nll", "large", arm, metrics={"nll": nll})
+    >>> def row(arm, nll): return ResultRow("nll", "large", arm, metrics={"nll": nll})
     >>> gap_table([row("plain", 4.0), row("steered", 3.25), row("finetuned", 3.0)])[0].closed
     0.75
     """
@@ -177,7 +154,7 @@ def gap_table(rows: Sequence[Row]) -> list[Gap]:
                 low = _value(plain, metric)
                 value = row.metrics.get(metric) if others else None
                 top = _value(finetuned, metric)
-                gaps.append(Gap(row, metric, low, value, top, _closed(metric, low, value, top)))
+                gaps.append(Gap(row, metric, low, value, top, gap_closed(metric, low, value, top)))
     tasks, models = _ranks(row.task for row in rows), _ranks(row.model for row in rows)
     metrics = _ranks(gap.metric for gap in gaps)
     return sorted(
@@ -216,7 +193,7 @@ def known_gaps(gaps: Sequence[Gap]) -> dict[tuple[str, str], list[Gap]]:
     return known
 
 
-def sweeps(rows: Sequence[Row]) -> list[Sweep]:
+def sweeps(rows: Sequence[ResultRow]) -> list[Sweep]:
     """One for each task, adapter and headline metric with a model steered at several alphas.
 
     The plain model is alpha 0. Of a model measured on several counts the largest is drawn.
@@ -243,7 +220,7 @@ def sweeps(rows: Sequence[Row]) -> list[Sweep]:
     return list(found.values())
 
 
-def frontiers(rows: Sequence[Row]) -> list[Frontier]:
+def frontiers(rows: Sequence[ResultRow]) -> list[Frontier]:
     """One for each model with two or more TOFU rows that have utility and a measure of forgetting,
     all of the same questions.
 
@@ -251,7 +228,7 @@ def frontiers(rows: Sequence[Row]) -> list[Frontier]:
     """
     useful = [row for row in rows if row.task == "tofu" and UTILITY in row.metrics]
     metric = next((m for m in FORGETTING if any(m in row.metrics for row in useful)), None)
-    points: dict[_Group, list[tuple[Row, float, float]]] = {}
+    points: dict[_Group, list[tuple[ResultRow, float, float]]] = {}
     for row in useful:
         if metric is not None and metric in row.metrics:
             point = (row, row.metrics[UTILITY], row.metrics[metric])
@@ -261,6 +238,23 @@ def frontiers(rows: Sequence[Row]) -> list[Frontier]:
         for (_, model, *_), of in points.items()
         if len(of) > 1
     ]
+
+
+def gap_closed(
+    metric: str, plain: float | None, value: float | None, finetuned: float | None
+) -> float | None:
+    """(value - plain) / (finetuned - plain); None where the ceiling is not clearly better.
+
+    >>> gap_closed("exact", plain=0.0, value=0.6, finetuned=0.8)
+    0.75
+    """
+    lower = lower_is_better(metric)
+    if plain is None or value is None or finetuned is None or lower is None:
+        return None
+    better = plain - finetuned if lower else finetuned - plain
+    if better < _NEAREST_CEILINGS.get(metric, _NEAREST_CEILING):
+        return None
+    return round((value - plain) / (finetuned - plain), 4)
 
 
 def lower_is_better(metric: str) -> bool | None:
@@ -278,20 +272,7 @@ def measure_name(task: str, metric: str) -> str:
     return metric_name(metric) if metric.startswith(task) else f"{task}: {metric_name(metric)}"
 
 
-def _closed(
-    metric: str, plain: float | None, value: float | None, finetuned: float | None
-) -> float | None:
-    """(value - plain) / (finetuned - plain); None where the ceiling is not clearly better."""
-    lower = lower_is_better(metric)
-    if plain is None or value is None or finetuned is None or lower is None:
-        return None
-    better = plain - finetuned if lower else finetuned - plain
-    if better < _NEAREST_CEILINGS.get(metric, _NEAREST_CEILING):
-        return None
-    return round((value - plain) / (finetuned - plain), 4)
-
-
-def _row(record: Any, where: str) -> Row:
+def _row(record: Any, where: str) -> ResultRow:
     if not isinstance(record, Mapping):
         raise DataError(f"{where}: expected a JSON object with task, model, arm and metrics")
     for name in ("task", "model", "arm"):
@@ -307,7 +288,7 @@ def _row(record: Any, where: str) -> Row:
     data = record.get("data")
     if adapter is None and alpha == 0 and record["arm"] != STEERED:
         alpha = None  # nothing to be of that strength
-    return Row(
+    return ResultRow(
         task=record["task"],
         model=record["model"],
         arm=record["arm"],
@@ -324,35 +305,35 @@ def _row(record: Any, where: str) -> Row:
 _Group = tuple[str, str, int | None, str | None]
 
 
-def _groups(rows: Sequence[Row]) -> dict[_Group, list[Row]]:
-    groups: dict[_Group, list[Row]] = {}
+def _groups(rows: Sequence[ResultRow]) -> dict[_Group, list[ResultRow]]:
+    groups: dict[_Group, list[ResultRow]] = {}
     for row in rows:
         groups.setdefault(_group(row), []).append(row)
     return groups
 
 
-def _group(row: Row) -> _Group:
+def _group(row: ResultRow) -> _Group:
     """Task, model, count and data: rows that share them can be compared."""
     return row.task, row.model, row.count, row.data
 
 
-def _is_plain(row: Row) -> bool:
+def _is_plain(row: ResultRow) -> bool:
     return row.arm == PLAIN or (row.arm == STEERED and row.alpha == 0)
 
 
-def _plain(group: Sequence[Row]) -> Row | None:
+def _plain(group: Sequence[ResultRow]) -> ResultRow | None:
     return _arm(group, PLAIN) or next((row for row in group if _is_plain(row)), None)
 
 
-def _arm(group: Sequence[Row], arm: str) -> Row | None:
+def _arm(group: Sequence[ResultRow], arm: str) -> ResultRow | None:
     return next((row for row in group if row.arm == arm), None)
 
 
-def _value(row: Row | None, metric: str) -> float | None:
+def _value(row: ResultRow | None, metric: str) -> float | None:
     return None if row is None else row.metrics.get(metric)
 
 
-def _metrics(rows: Iterable[Row]) -> list[str]:
+def _metrics(rows: Iterable[ResultRow]) -> list[str]:
     return list(dict.fromkeys(metric for row in rows for metric in row.metrics))
 
 
@@ -364,6 +345,6 @@ def _ranks(names: Iterable[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(dict.fromkeys(names))}
 
 
-def _from_one(row: Row) -> tuple[float, float]:
+def _from_one(row: ResultRow) -> tuple[float, float]:
     alpha = 1.0 if row.alpha is None else row.alpha
     return abs(alpha - 1.0), alpha

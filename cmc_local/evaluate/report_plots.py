@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from cmc_local.evaluate.extra import import_extra
+from cmc_local.evaluate.optional_imports import import_optional
 from cmc_local.evaluate.report_gaps import (
     Frontier,
     Gap,
@@ -184,9 +184,9 @@ def _draw(
     height: float = _HEIGHT,
 ) -> str:
     """The panels side by side, three at most, under one legend."""
-    matplotlib = import_extra("matplotlib")
-    figures = import_extra("matplotlib.figure")
-    import_extra("matplotlib.backends.backend_svg")
+    matplotlib = import_optional("matplotlib")
+    figures = import_optional("matplotlib.figure")
+    import_optional("matplotlib.backends.backend_svg")
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     width = _WIDTH * (columns if columns > 1 else 1.4)
@@ -261,7 +261,7 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(
         lambda value, _: f"{value:.0e}" if value < 0.01 else f"{value:g}"
     )
-    axes.yaxis.set_minor_locator(import_extra("matplotlib.ticker").NullLocator())
+    axes.yaxis.set_minor_locator(import_optional("matplotlib.ticker").NullLocator())
 
 
 def _short(name: str) -> str:

@@ -78,22 +78,29 @@ def strengths(own: Mapping[str, float], asked: Sequence[float] | None) -> list[S
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """One measurement; `metrics` maps a name to a number, `items` a name to one number an item."""
+    """One model in one arm, measured on one task's data."""
 
     task: str
     model: str
-    vocabulary: int
-    """Tokens of the model."""
     arm: str
-    adapter: str | None
-    alpha: float | None
-    metrics: Mapping[str, float]
-    count: int
-    command: str
+    vocabulary: int | None = None
+    """Tokens of the model."""
+    adapter: str | None = None
+    alpha: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    count: int | None = None
+    """Examples measured."""
+    command: str | None = None
     """The command line that makes this row again."""
     data: str | None = None
     """What it was measured on, and how: only rows of one `data_key` can be compared."""
     items: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Name -> one number for each example."""
+
+    @property
+    def label(self) -> str:
+        """The arm, and the adapter where there is one."""
+        return self.arm if self.adapter is None else f"{self.arm} ({self.adapter})"
 
 
 def data_key(settings: Mapping[str, Any]) -> str:

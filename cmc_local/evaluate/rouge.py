@@ -9,20 +9,14 @@ and scores 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import Any
 
-from cmc_local.errors import DataError
-from cmc_local.evaluate.extra import import_extra
-
-Metric = Callable[[str, str], float]
-"""(reference, reply) -> a number in [0, 1]."""
+from cmc_local.evaluate.optional_imports import import_optional
 
 
 def check_installed() -> Any:
     """The package's module; MissingExtra where it is absent: before any reply is written."""
-    return import_extra("rouge_score.rouge_scorer")
+    return import_optional("rouge_score.rouge_scorer")
 
 
 def rouge_l_recall(reference: str, reply: str) -> float:
@@ -43,13 +37,6 @@ def rouge_l_f1(reference: str, reply: str) -> float:
     0.4444444444444444
     """
     return float(_rouge_l(reference, reply).fmeasure)
-
-
-def mean_over(metric: Metric, references: Sequence[str], replies: Sequence[str]) -> float:
-    """The metric's mean over pairs; DataError where there is none, ValueError if one is over."""
-    if not references and not replies:
-        raise DataError("there is no reply to compare with an answer: give at least one question")
-    return fmean(metric(*pair) for pair in zip(references, replies, strict=True))
 
 
 def _rouge_l(reference: str, reply: str) -> Any:

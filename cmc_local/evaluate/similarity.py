@@ -10,7 +10,8 @@ shifts come from (fine-tuned minus plain, or an adapter's own) is the caller's a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local.errors import UsageError
+from cmc_local.evaluate.optional_imports import import_optional
 from cmc_local.text.vocabulary import Vocabulary
 
 TOP: Final = 50
@@ -41,10 +43,10 @@ class Shifts:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Call:
-    """What a shift would say to a base without opinion: the softmax of its TOP largest tokens.
+class TopTokens:
+    """The TOP tokens that a shift raises most, weighted by the softmax of the shift over them.
 
-    A softmax forgets the constant that a shift is free to have.
+    A softmax stays the same when a constant is added, as a shift's meaning does.
     """
 
     texts: list[bytes]
@@ -62,7 +64,7 @@ def similarities(models: Mapping[str, Shifts]) -> dict[str, Any]:
     count = len(models)
     cosines, distances = np.zeros((count, count)), np.zeros((count, count))
     every = list(models.items())
-    called = [calls(shifts) for shifts in models.values()]
+    tops = [top_tokens(shifts) for shifts in models.values()]
     for i, (one_name, one) in enumerate(every):
         for j, (other_name, other) in enumerate(every[: i + 1]):
             ids, other_ids = shared_tokens(one.vocabulary, other.vocabulary)
@@ -73,7 +75,7 @@ def similarities(models: Mapping[str, Shifts]) -> dict[str, Any]:
                 )
             rows = zip(one.rows[:, ids], other.rows[:, other_ids], strict=True)
             cosines[i, j] = cosines[j, i] = np.mean([cosine(a, b) for a, b in rows])
-            both = zip(called[i], called[j], strict=True)
+            both = zip(tops[i], tops[j], strict=True)
             distances[i, j] = distances[j, i] = np.mean([transport(a, b) for a, b in both])
     return {
         "models": list(models),
@@ -94,15 +96,16 @@ def shared_tokens(one: Vocabulary, other: Vocabulary) -> tuple[NDArray[np.intp],
     return ids, other_ids
 
 
-def calls(shifts: Shifts) -> list[Call]:
-    """What each row calls for, among the tokens that have a text."""
+def top_tokens(shifts: Shifts) -> list[TopTokens]:
+    """Of each row, among the tokens that have a text."""
     tokens = shifts.vocabulary.tokens
     ids = np.array([i for i, text in enumerate(tokens) if text], dtype=np.intp)
     found = []
     for row in shifts.rows:
         best = ids[np.argsort(-row[ids], kind="stable")[:TOP]]
         values = row[best].astype(np.float64)
-        found.append(Call([tokens[i] for i in best], np.exp(values - _logsumexp(values, axis=0))))
+        weights = np.exp(values - values.max())
+        found.append(TopTokens([tokens[i] for i in best], weights / weights.sum()))
     return found
 
 
@@ -120,8 +123,8 @@ def cosine(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
     return float(one @ other) / length if length > 0 else 0.0
 
 
-def transport(a: Call, b: Call) -> float:
-    """The Sinkhorn distance, in [0, 1], of what two shifts call for.
+def transport(a: TopTokens, b: TopTokens) -> float:
+    """The Sinkhorn distance, in [0, 1], of two shifts' top tokens.
 
     Moving mass from one token to another costs their texts' edit distance over the longer one's
     length, so vocabularies need not share a token, and "Par" is nearer to "Paris" than to "the".
@@ -146,11 +149,12 @@ def sinkhorn(p: Floats, q: Floats, cost: Floats, regularisation: float) -> float
     0.25
     """
     p, q, cost = p[p > 0], q[q > 0], cost[np.ix_(p > 0, q > 0)]
+    logsumexp = import_optional("scipy.special").logsumexp
     scores = -cost / regularisation
     rows, columns = np.zeros(len(p)), np.zeros(len(q))
     for _ in range(MAX_ROUNDS):
-        rows = np.log(p) - _logsumexp(scores + columns, axis=1)
-        columns = np.log(q) - _logsumexp(scores + rows[:, None], axis=0)
+        rows = np.log(p) - logsumexp(scores + columns, axis=1)
+        columns = np.log(q) - logsumexp(scores + rows[:, None], axis=0)
         plan = np.exp(scores + rows[:, None] + columns)
         # The columns are right after each round, by construction.
         if np.abs(plan.sum(axis=1) - p).sum() <= TOLERANCE:
@@ -164,29 +168,20 @@ def sinkhorn(p: Floats, q: Floats, cost: Floats, regularisation: float) -> float
 def edit_distances(some: Sequence[bytes], others: Sequence[bytes]) -> Floats:
     """(n, m) float64: Levenshtein distance over the longer text's length, 0 for equal texts.
 
-    In characters where all texts are UTF-8, otherwise in bytes.
+    In characters where all texts are UTF-8, otherwise in bytes. Needs the extra `eval`.
 
     >>> edit_distances([b"Par", b"the"], [b"Paris"])
     array([[0.4],
            [1. ]])
     """
-    spell = _speller([*some, *others])
-    one, lengths = _padded([spell(text) for text in some], filler=-1)
-    other, other_lengths = _padded([spell(text) for text in others], filler=-2)
-    longest = other.shape[1]
-    # One table row of all pairs at once: above[j] is (n, m), for the first j units of `others`.
-    above = np.tile(np.arange(longest + 1)[:, None, None], (1, len(some), len(others)))
-    found = np.where(lengths[:, None] == 0, other_lengths, 0)
-    pick = np.broadcast_to(other_lengths, found.shape)[None]
-    for i in range(1, one.shape[1] + 1):
-        row = np.full_like(above, i)
-        for j in range(1, longest + 1):
-            changed = one[:, None, i - 1] != other[None, :, j - 1]
-            row[j] = np.minimum(np.minimum(above[j], row[j - 1]) + 1, above[j - 1] + changed)
-        found = np.where(lengths[:, None] == i, np.take_along_axis(row, pick, axis=0)[0], found)
-        above = row
-    distances: Floats = found / np.maximum(np.maximum(lengths[:, None], other_lengths), 1)
-    return distances
+    levenshtein = import_optional("rapidfuzz.distance.Levenshtein")
+    spelled: list[Sequence[bytes] | Sequence[str]] = [some, others]
+    with contextlib.suppress(UnicodeDecodeError):
+        spelled = [[text.decode() for text in texts] for texts in (some, others)]
+    table: Floats = import_optional("rapidfuzz.process").cdist(
+        *spelled, scorer=levenshtein.normalized_distance, dtype=np.float64
+    )
+    return table
 
 
 def _check(models: Mapping[str, Shifts]) -> None:
@@ -211,27 +206,3 @@ def _by_text(vocabulary: Vocabulary) -> dict[bytes, int]:
         if text:
             found.setdefault(text, i)
     return found
-
-
-def _logsumexp(x: Floats, axis: int) -> Floats:
-    top = x.max(axis=axis, keepdims=True)
-    total: Floats = np.log(np.exp(x - top).sum(axis=axis)) + np.squeeze(top, axis=axis)
-    return total
-
-
-def _speller(texts: Sequence[bytes]) -> Callable[[bytes], list[int]]:
-    try:
-        for text in texts:
-            text.decode()
-    except UnicodeDecodeError:
-        return list
-    return lambda text: [ord(character) for character in text.decode()]
-
-
-def _padded(units: Sequence[list[int]], filler: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(n, longest) units of each text, filled up on the right, and (n,) lengths."""
-    lengths = np.array([len(one) for one in units], dtype=np.intp)
-    table = np.full((len(units), int(lengths.max())), filler, dtype=np.intp)
-    for row, one in zip(table, units, strict=True):
-        row[: len(one)] = one
-    return table, lengths

@@ -12,15 +12,14 @@ docstrings say where. Knows two callables, `score` and `reply`; nothing of model
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 from typing import Any
 
 from cmc_local.errors import DataError, InputError
-from cmc_local.evaluate.extra import import_extra
+from cmc_local.evaluate.optional_imports import import_optional
 from cmc_local.evaluate.records import read_records
 from cmc_local.evaluate.rouge import rouge_l_recall
 
@@ -203,7 +202,7 @@ def forget_quality(unlearned_ratios: Sequence[float], retrained_ratios: Sequence
     models answered different numbers of questions, or none.
     """
     check_comparable(len(unlearned_ratios), retrained_ratios)
-    stats = import_extra("scipy.stats")
+    stats = import_optional("scipy.stats")
     return float(stats.ks_2samp(unlearned_ratios, retrained_ratios).pvalue)
 
 
@@ -214,23 +213,6 @@ def check_comparable(count: int, retrained_ratios: Sequence[float]) -> None:
             f"the unlearned model has {count} truth ratios, the retrained one "
             f"{len(retrained_ratios)}: measure both on the same questions"
         )
-
-
-def to_json(result: SetMeasures | Means | Utility) -> dict[str, Any]:
-    """The result as what `json` writes; no number is lost in writing and reading."""
-    return asdict(result)
-
-
-def from_json(document: Any, where: str) -> SetMeasures:
-    """The measures that `to_json` gave; DataError with `where` (file, part) if they are none."""
-    names = [field.name for field in fields(SetMeasures)]
-    columns: list[Any] = [document.get(name) for name in names if isinstance(document, dict)]
-    if not all(map(_is_numbers, columns)) or len({len(column) for column in columns}) != 1:
-        raise DataError(
-            f"{where}: expected the lists {', '.join(names)} of one number a question; "
-            "measure the model again"
-        )
-    return SetMeasures(*(tuple(map(float, column)) for column in columns))
 
 
 def _ratio(log_ratio: float) -> float:
@@ -262,12 +244,3 @@ def _perturbed(record: dict[str, Any], where: str) -> tuple[str, ...]:
     if not all(isinstance(value, str) and value.strip() for value in values):
         raise DataError(f"{where}: expected nothing but texts in `perturbed_answer`")
     return tuple(values)
-
-
-def _is_numbers(values: Any) -> bool:
-    """Whether this is a list of at least one finite number, none below 0."""
-    return (
-        isinstance(values, list)
-        and bool(values)
-        and all(type(one) in (int, float) and 0 <= one <= sys.float_info.max for one in values)
-    )

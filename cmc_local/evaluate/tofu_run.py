@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 
 from cmc_local.engine.scoring import Score
 from cmc_local.errors import InputError
-from cmc_local.evaluate.answering import answers
 from cmc_local.evaluate.journal import Value, Work
+from cmc_local.evaluate.reply_measures import answers
 from cmc_local.evaluate.results import spread
 from cmc_local.evaluate.tofu import (
     Item,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from cmc_local.errors import DataError
-from cmc_local.evaluate import answering
+from cmc_local.evaluate import reply_measures
 from cmc_local.evaluate.records import read_records
 from cmc_local.model.steered import Alphas, SteeredModel
 from cmc_local.settings import Sampling
@@ -24,8 +24,6 @@ Part = Literal["test", "validation"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 GREEDY = Sampling(temperature=0.0, max_tokens=40)
-MIN_CEILING = 0.3
-"""How far above the plain model a ceiling must be for a gap to mean anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def examination(
 def answers(model: SteeredModel, questions: Sequence[Question], alphas: Alphas) -> list[str]:
     """The model's greedy reply to each question, alone in its conversation."""
     asked = [one.question for one in questions]
-    found = answering.answers(model, asked, GREEDY, alphas=alphas, base_prompt=None)
+    found = reply_measures.answers(model, asked, GREEDY, alphas=alphas, base_prompt=None)
     return [one["reply"] for one in found]
 
 
@@ -103,17 +101,6 @@ def rates(questions: Sequence[Question], replies: Sequence[str]) -> Rates:
     exact = sum(reply == q.answer for q, reply in zip(questions, replies, strict=True))
     fact = sum(q.fact in reply for q, reply in zip(questions, replies, strict=True))
     return Rates(exact / max(count, 1), fact / max(count, 1), count)
-
-
-def gap_closed(plain: float, steered: float, ceiling: float | None) -> float | None:
-    """(steered - plain) / (fine-tuned - plain); None where the ceiling is too near to plain.
-
-    >>> gap_closed(plain=0.0, steered=0.6, ceiling=0.8)
-    0.75
-    """
-    if ceiling is None or ceiling - plain < MIN_CEILING:
-        return None
-    return round((steered - plain) / (ceiling - plain), 4)
 
 
 def metrics(

@@ -35,10 +35,14 @@ def explained(place: str) -> Iterator[None]:
 
 
 def _explanation(error: Exception, place: str) -> InputError | None:
-    """The InputError to raise instead, or None for what is no affair of the hub's."""
+    """The InputError to raise instead, or None for what has nothing to do with the hub."""
     from huggingface_hub import errors as known
 
     transport = known.HfHubHTTPError.__bases__[0]  # the base of httpx's errors, or of httpx2's
+    unusable = OSError | RuntimeError | ValueError | TypeError | KeyError | known.XetDownloadError
+    wrapped = isinstance(error, known.LocalEntryNotFoundError | RuntimeError)
+    if wrapped and isinstance(error.__cause__, Exception):
+        return _explanation(error.__cause__, place)
     match error:
         case known.GatedRepoError():
             return InputError(
@@ -68,9 +72,7 @@ def _explanation(error: Exception, place: str) -> InputError | None:
             )
         case OSError() if error.filename is not None:
             return None
-        case RuntimeError() if isinstance(error.__cause__, Exception):  # a worker's, wrapped
-            return _explanation(error.__cause__, place)
-        case OSError() | RuntimeError() | ValueError() | TypeError() | KeyError():
+        case _ if isinstance(error, unusable):
             return HubUnreachable(
                 f"{_endpoint()} gave no usable answer about {place} ({_line(error)}): "
                 "try again later, and look at HF_ENDPOINT"
@@ -83,15 +85,15 @@ def _refusal(error: Exception, place: str) -> InputError:
 
     status = int(getattr(getattr(error, "response", None), "status_code", 0))
     if status == 401 and get_token() is None:
-        return InputError(f"{_endpoint()} wants to know who you are for {place}: set HF_TOKEN")
+        return InputError(f"{_endpoint()} gives {place} to known users only: set HF_TOKEN")
     if status == 401:
         return InputError(f"{_endpoint()} does not accept the token: look at HF_TOKEN")
     if status == 403:
         return InputError(f"your token may not do that with {place}: it needs that permission")
     if status == 429:
-        return HubUnreachable(f"{_endpoint()} asks for patience (429): try again later")
+        return HubUnreachable(f"{_endpoint()} was asked too often from here (429): try again later")
     if status >= 500:
-        return HubUnreachable(f"{_endpoint()} is in trouble ({status}): try again later")
+        return HubUnreachable(f"{_endpoint()} failed ({status}): try again later")
     return InputError(f"{_endpoint()} refuses {place} ({status}): {_line(error)}")
 
 

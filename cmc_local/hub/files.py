@@ -5,24 +5,24 @@
     paths = fetch(found[0], ["model.gguf"])  # files in the cache, downloaded if need be
 
 The hub is the one that HF_ENDPOINT names, the token HF_TOKEN's; the cache has the layout that
-huggingface_hub and llama.cpp share, in the folder that llama.cpp would choose. A download that
-broke off goes on where it was, also in another process. Offline, nothing here touches the network
-(`offline`), and nothing imports huggingface_hub. It knows neither models nor adapters.
-Every failure is an InputError of one line.
+huggingface_hub and llama.cpp share, in the folder that llama.cpp would choose. Offline, nothing
+here touches the network (`offline`), and nothing imports huggingface_hub. It knows neither models
+nor adapters. Every failure is an InputError of one line.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from cmc_local import offline
+from cmc_local import files, offline
 from cmc_local.errors import InputError, UsageError
 from cmc_local.hub.errors import HubUnreachable, explained
 
@@ -31,8 +31,6 @@ MAIN: Final = "main"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ETAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SECONDS = 10.0
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The files of a repository at one commit, with their sizes in bytes (0 if unknown).
+    """The files of a repository at one commit.
 
     With `cached` they are those that the cache holds, maybe not all.
     """
@@ -63,7 +61,10 @@ class Snapshot:
     where: Reference
     commit: str
     files: Mapping[str, int]
+    """Name -> size in bytes, 0 if unknown."""
     cached: bool
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Name -> sha256 in hex, of the files for which the hub says it."""
 
 
 def parse(text: str) -> Reference:
@@ -126,18 +127,29 @@ def look_up(where: Reference) -> Sequence[Snapshot]:
 
 
 def fetch(
-    snapshot: Snapshot, files: Sequence[str], limits: Mapping[str, int] | None = None
+    snapshot: Snapshot, names: Sequence[str], limits: Mapping[str, int] | None = None
 ) -> list[Path]:
     """The files in the cache, downloaded where they are missing; `limits` are in bytes.
 
-    A progress bar goes to stderr where that is a terminal. A file is checked against its sha256
-    where the hub gives one.
+    A progress bar goes to stderr where that is a terminal. A download that breaks off goes on where
+    it was, unless the program ends too. What came is checked against its sha256, if that is known.
     """
-    ceilings = limits or {}
-    paths = [_fetched(snapshot, name, ceilings.get(name)) for name in files]
-    if not snapshot.cached and snapshot.where.revision != snapshot.commit:
-        _remember(snapshot)
-    return paths
+    where = snapshot.where
+    folder = repo_folder(where.repo) / "snapshots" / snapshot.commit
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing and snapshot.cached:
+        raise InputError(f"{missing[0]} of {where} is not in the cache: run once with network")
+    for name in missing:
+        size, limit = snapshot.files.get(name, 0), (limits or {}).get(name)
+        if limit is not None and size > limit:
+            raise InputError(f"{name} of {where} has {size} bytes, more than {limit}: refused")
+    _check_room(snapshot, missing)
+    for name in missing:
+        with explained(f"{name} of {where}"):
+            _download(snapshot, name)
+    if not snapshot.cached and where.revision != snapshot.commit:  # for a later run offline
+        files.write_text(repo_folder(where.repo) / "refs" / where.revision, snapshot.commit)
+    return [folder / name for name in names]
 
 
 def api() -> HfApi:
@@ -159,8 +171,9 @@ def _listed(where: Reference) -> Snapshot:
     )
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise ValueError(f"no commit in the answer about {where}")
-    files = {one.rfilename: one.size or 0 for one in info.siblings or ()}
-    return Snapshot(where, info.sha, {n: s for n, s in files.items() if _is_inside(n)}, False)
+    found = [one for one in info.siblings or () if _is_inside(one.rfilename)]
+    hashes = {one.rfilename: one.lfs.sha256 for one in found if one.lfs is not None}
+    return Snapshot(where, info.sha, {one.rfilename: one.size or 0 for one in found}, False, hashes)
 
 
 def _is_inside(name: str) -> bool:
@@ -196,109 +209,33 @@ def _reference(home: Path, where: Reference) -> str:
     return commit if _COMMIT.fullmatch(commit) else ""
 
 
-def _remember(snapshot: Snapshot) -> None:
-    """Note in the cache which commit the revision stood for."""
-    path = repo_folder(snapshot.where.repo) / "refs" / snapshot.where.revision
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    draft.write_text(snapshot.commit, encoding="utf-8")
-    draft.replace(path)
-
-
 # --- downloading -------------------------------------------------------------------------------
 
 
-class _Bounded:
-    """A file that refuses to grow beyond what was announced."""
-
-    def __init__(self, file: Any, size: int) -> None:
-        self._file = file
-        self._size = size
-        self.seek, self.tell, self.truncate = file.seek, file.tell, file.truncate
-
-    def write(self, data: bytes) -> int:
-        if self._file.tell() + len(data) > self._size:
-            raise ValueError(f"more than the announced {self._size} bytes came")
-        return int(self._file.write(data))
-
-
-def _fetched(snapshot: Snapshot, name: str, limit: int | None) -> Path:
-    home = repo_folder(snapshot.where.repo)
-    path = home / "snapshots" / snapshot.commit / name
-    if path.is_file():
-        return path
-    if snapshot.cached:
-        raise InputError(f"{name} of {snapshot.where} is not in the cache: run once with network")
-    with explained(f"{name} of {snapshot.where}"):
-        return _downloaded(snapshot, name, limit)
-
-
-def _downloaded(snapshot: Snapshot, name: str, limit: int | None) -> Path:
-    hub = api()
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # made late
-
-    repo, commit = snapshot.where.repo, snapshot.commit
-    url = hf_hub_url(repo, name, revision=commit, endpoint=hub.endpoint)
-    told = get_hf_file_metadata(url, timeout=_SECONDS, endpoint=hub.endpoint)
-    size = told.size if told.size is not None else snapshot.files.get(name, 0)
-    if not told.etag or not _ETAG.fullmatch(told.etag):
-        raise ValueError(f"no usable ETag for {name}")
-    if limit is not None and size > limit:
-        raise InputError(f"{name} of {snapshot.where} has {size} bytes, more than {limit}: refused")
-    blob = repo_folder(repo) / "blobs" / told.etag
-    lock = cache_folder() / ".locks" / repo_folder(repo).name / f"{told.etag}.lock"
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    if size <= constants.MAX_HTTP_DOWNLOAD_SIZE:  # above, only the library's own transfer can
-        with WeakFileLock(lock):
-            if not blob.is_file():
-                _complete(url, blob, size, PurePosixPath(name).name)
-    # The content lies there already; the library puts the name beside it as this system can.
-    cache = str(cache_folder())
-    path = hf_hub_download(repo, name, revision=commit, cache_dir=cache, endpoint=hub.endpoint)
-    return Path(path)
-
-
-def _complete(url: str, blob: Path, size: int, shown: str) -> None:
-    """Download into `blob`.incomplete from where that ends; the blob is there when it is whole."""
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # made late
-
-    part = blob.with_name(f"{blob.name}.incomplete")
-    with part.open("ab") as file:
-        if file.tell() > size:
-            file.truncate(0)
-            file.seek(0)
-        have = file.tell()
-        free = shutil.disk_usage(blob.parent).free
-        if size - have > free:
-            raise InputError(
-                f"{shown} needs {_gigabytes(size - have)} more and {blob.parent} has "
-                f"{_gigabytes(free)}: make room, or name another folder with HF_HUB_CACHE"
-            )
-        target: Any = _Bounded(file, size)
-        headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # ranges count plain bytes
-        http_get(
-            url,
-            target,
-            resume_size=have,
-            headers=headers,
-            expected_size=size,
-            displayed_filename=shown,
+def _check_room(snapshot: Snapshot, names: Sequence[str]) -> None:
+    """Refuse a download that the disk cannot hold, less what another commit brought already."""
+    blobs = repo_folder(snapshot.where.repo) / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    new = [name for name in names if not (blobs / snapshot.hashes.get(name, " ")).is_file()]
+    needed = sum(snapshot.files.get(name, 0) for name in new)
+    free = shutil.disk_usage(blobs).free
+    if needed > free:
+        raise InputError(
+            f"{' and '.join(new)} of {snapshot.where} take {needed / 1e9:.2f} GB and {blobs} has "
+            f"{free / 1e9:.2f} GB: make room, or name another folder with HF_HUB_CACHE"
         )
-    if _SHA256.fullmatch(blob.name) and _sha256(part) != blob.name:
-        part.unlink()
-        raise InputError(f"{shown} was damaged on its way: run the same command again")
-    part.replace(blob)
 
 
-def _sha256(path: Path) -> str:
-    import hashlib
-
+def _download(snapshot: Snapshot, name: str) -> None:
+    path = Path(
+        api().hf_hub_download(
+            snapshot.where.repo, name, revision=snapshot.commit, cache_dir=cache_folder()
+        )
+    )
+    expected = snapshot.hashes.get(name)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+        if expected in (None, hashlib.file_digest(file, "sha256").hexdigest()):
+            return
+    path.resolve().unlink()  # the content, where `path` is a link to it
+    path.unlink(missing_ok=True)
+    raise InputError(f"{name} was damaged on its way: run the same command again")

@@ -22,8 +22,9 @@ from typing import Any, Final, NamedTuple
 
 import platformdirs
 
+from cmc_local import files
 from cmc_local.delta.adapter import SETTINGS_FILE
-from cmc_local.errors import AdapterError, GGUFError, InputError, PromptTooLong
+from cmc_local.errors import AdapterError, GGUFError, PromptTooLong
 from cmc_local.model.scores import Scoring
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.rows import Conversation
@@ -196,22 +197,9 @@ def write(model: ModelKey, adapter: str, tuned: Tuned) -> None:
 
     InputError where the place cannot be written.
     """
-    path = profile_path(model)
-    part = path.with_suffix(f".{os.getpid()}.part")
     entries = {key: asdict(one) for key, one in {**read(model), adapter: tuned}.items()}
-    text = json.dumps({"model": asdict(model), "adapters": entries}, indent=2, ensure_ascii=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(text + "\n", encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path} ({error.strerror or error}): name a folder of yours in the "
-            "environment variable CMC_CONFIG"
-        ) from None
+    hint = "name a folder of yours in the environment variable CMC_CONFIG"
+    files.write_json(profile_path(model), {"model": asdict(model), "adapters": entries}, hint)
 
 
 def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, Tuned]]:

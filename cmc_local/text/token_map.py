@@ -21,19 +21,18 @@ Knows two vocabularies and an encoding function; nothing of models or logits.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
-from cmc_local.errors import UsageError
+from cmc_local import files
+from cmc_local.errors import InputError, UsageError
 from cmc_local.settings import Fallback
 from cmc_local.text.vocabulary import Role, Vocabulary
 
@@ -331,25 +330,21 @@ def load_or_build(
     """`build`, from the cache where it holds this map; a damaged cache costs time alone.
 
     `tokenizer_sha256` is that of the delta's tokenizer.json; `cache_dir` is by default
-    `cache_folder()`. A folder that cannot be written leaves the map uncached.
+    `files.cache_folder()`. A folder that cannot be written leaves the map uncached.
     """
     parts: Iterable[str] = (base.fingerprint, delta.fingerprint, fallback, str(RULE_VERSION))
     if fallback == "first-piece":
         parts = (*parts, tokenizer_sha256)
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    path = (cache_dir or cache_folder()) / "token-maps" / f"{key}.map"
+    path = (cache_dir or files.cache_folder()) / "token-maps" / f"{key}.map"
     cached = _read(path, len(base), len(delta))
     if cached is not None:
         return cached
     made = build(base, delta, fallback=fallback, encode=encode)
-    _write(path, made)
+    body = made.ids.astype("<i4").tobytes() + made.matches.tobytes()
+    with contextlib.suppress(InputError):
+        files.write_bytes(path, _MAGIC + hashlib.sha256(body).digest() + body)
     return made
-
-
-def cache_folder() -> Path:
-    """Where maps are kept: the variable CMC_CACHE, or the user's cache folder of this system."""
-    named = os.environ.get("CMC_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("cmc-local"))
 
 
 def _read(path: Path, base_size: int, delta_size: int) -> TokenMap | None:
@@ -366,18 +361,3 @@ def _read(path: Path, base_size: int, delta_size: int) -> TokenMap | None:
     if ids.min() < -1 or ids.max() >= delta_size or matches.max() > max(Match):
         return None
     return TokenMap(ids, matches, delta_size)
-
-
-def _write(path: Path, made: TokenMap) -> None:
-    """Whole or not at all: to a temporary file beside it, then renamed into place."""
-    body = made.ids.astype("<i4").tobytes() + made.matches.tobytes()
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(_MAGIC + hashlib.sha256(body).digest() + body)
-        temporary.replace(path)
-    except OSError:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from torch import Tensor
 from cmc_export.loop import Batch
 from cmc_export.sums import Sums
 from cmc_local.errors import InputError, TrainingError
+from cmc_local.files import write_json
 
 FORMAT = 1
 TABLE, UNFINISHED = "table.json", "unfinished.json"
@@ -200,7 +201,7 @@ class Writer:
         names = [name for name in (TOKENIZER, ASKED, *GROWING) if (self.folder / name).is_file()]
         files = {name: _sha256(self.folder / name) for name in names}
         document = {"format": FORMAT, **asdict(self.made), "rows": self.rows}
-        _write_json(self.folder / TABLE, {**document, "positions": self.positions, "files": files})
+        write_json(self.folder / TABLE, {**document, "positions": self.positions, "files": files})
         (self.folder / UNFINISHED).unlink(missing_ok=True)
 
     def known(self) -> set[Key]:
@@ -210,14 +211,14 @@ class Writer:
 
     def _note(self) -> None:
         document = {"format": FORMAT, **asdict(self.made), "rows": self.rows}
-        _write_json(self.folder / UNFINISHED, {**document, "positions": self.positions})
+        write_json(self.folder / UNFINISHED, {**document, "positions": self.positions})
 
 
 def reopen(folder: Path) -> None:
     """Make a finished table one that can grow."""
     document = _read_json(folder / TABLE)
     del document["files"]
-    _write_json(folder / UNFINISHED, document)
+    write_json(folder / UNFINISHED, document)
     (folder / TABLE).unlink()
 
 
@@ -305,12 +306,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InputError(f"{path} is no table of answers: record the answers again")
     return document
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 def _sha256(path: Path) -> str:

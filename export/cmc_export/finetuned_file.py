@@ -8,9 +8,8 @@ Matrices take the chosen type, norms and biases stay F32, rows are in llama.cpp'
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ from transformers import PreTrainedModel
 
 from cmc_export.gguf_file import TensorType
 from cmc_export.model_kinds import Kind, kind_of
+from cmc_local.files import whole
 
 ADAPTER: Final = "default"
 """peft's name of the one adapter."""
@@ -30,7 +30,7 @@ ADAPTER: Final = "default"
 def write_lora(model: PreTrainedModel, path: Path, alpha: float, type: TensorType) -> None:
     """The model's small matrices as llama.cpp's LoRA GGUF; its scale is alpha / rank."""
     layers, kind = model.config.num_hidden_layers, kind_of(model)
-    with _whole_file(path, kind) as writer:
+    with _writer(path, kind) as writer:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
@@ -54,7 +54,7 @@ def write_full(model: PreTrainedModel, base: Path, path: Path, type: TensorType)
         kind.weight_name(place, layers): weight for place, weight in model.state_dict().items()
     }
     reader = gguf.GGUFReader(base)
-    with _whole_file(path, kind) as writer:
+    with _writer(path, kind) as writer:
         _copy_metadata(reader, writer)
         writer.add_name(path.stem)
         writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[type]])
@@ -90,17 +90,10 @@ def _add(writer: gguf.GGUFWriter, name: str, tensor: NDArray[np.float32], type: 
 
 
 @contextmanager
-def _whole_file(path: Path, kind: Kind) -> Iterator[gguf.GGUFWriter]:
+def _writer(path: Path, kind: Kind) -> Iterator[gguf.GGUFWriter]:
     """A writer whose file is at `path` once everything has been added, and nowhere before."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = gguf.GGUFWriter(part, kind.name)
-    try:
+    with whole(path) as part, closing(gguf.GGUFWriter(part, kind.name)) as writer:
         yield writer
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
-        os.replace(part, path)
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ says which family it is of (see `gguf_tokenizer`). Matrices take the chosen type
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from cmc_export.gguf_tokenizer import add_tokenizer
 from cmc_local.errors import InputError
+from cmc_local.files import whole
 
 TensorType = Literal["F32", "F16", "Q8_0"]
 
@@ -77,12 +77,8 @@ def write(folder: str | Path, path: str | Path, *, type: TensorType = "F32") -> 
         raise InputError(f"cannot write tensors as {type!r}: choose F32, F16 or Q8_0")
     config = _json_object(folder / "config.json")
     shape = _shape(config, folder)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         _write_file(folder, part, config, shape, type)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_file(

@@ -184,7 +184,7 @@ def test_what_is_not_there_is_named(base: Path, delta: Path, tmp_path: Path) -> 
         ((base, tmp_path), InputError),
         ((base, delta, "--text", str(missing)), DataError),
         ((base, delta, "--token", ""), UsageError),
-        ((base, delta, "--ids", str(tmp_path / "no" / "map.json")), UsageError),
+        ((base, delta, "--ids", str(base / "map.json")), InputError),
     ]:
         with pytest.raises(error) as caught:
             run(*arguments)

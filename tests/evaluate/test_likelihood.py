@@ -10,9 +10,9 @@ import pytest
 
 from cmc_local.errors import InputError, PromptTooLong
 from cmc_local.evaluate import tofu_run
-from cmc_local.evaluate.answering import answers, lengths, rouge_means
 from cmc_local.evaluate.journal import Journal
 from cmc_local.evaluate.nll import answer_scores, nll_means
+from cmc_local.evaluate.reply_measures import answers, lengths, rouge_means
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
 from fakes import END, A, B, FakeBase, FakeShift, adapter, always

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cmc_local.errors import DataError, InputError, UsageError
+from cmc_local.errors import DataError, UsageError
 from cmc_local.evaluate.results import (
     ResultRow,
     Strength,
@@ -19,7 +19,7 @@ from cmc_local.evaluate.results import (
     spread,
     strengths,
 )
-from cmc_local.evaluate.whole_file import write_json, write_text
+from cmc_local.files import write_json
 
 
 def row(**changes: Any) -> ResultRow:
@@ -69,14 +69,6 @@ def test_results_survive_writing_and_reading(tmp_path: Path) -> None:
     assert "items" not in rows[0]
     assert rows[1]["items"] == {"forget10": [0.1, 1 / 3]}
     assert rows[0]["metrics"] == {"model_utility": 0.5}
-    assert [one.name for one in path.parent.iterdir()] == ["results.json"]
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="cannot write"):
-        write_text(tmp_path / "folder", "text")
-    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"format": 2, "rows": []}'])
@@ -116,11 +108,6 @@ def test_the_same_settings_have_one_key() -> None:
     one = {"data": {"bytes": 3}, "limit": None}
     assert data_key(one) == data_key({"limit": None, "data": {"bytes": 3}})
     assert data_key(one) != data_key({**one, "limit": 3})
-
-
-def test_half_a_character_is_written_as_a_question_mark(tmp_path: Path) -> None:
-    write_json(tmp_path / "r.json", ["a\ud83d"])
-    assert json.loads((tmp_path / "r.json").read_text("utf-8")) == ["a?"]
 
 
 def test_a_limit_is_spread_over_the_whole_list() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmc_local.errors import DataError, MissingExtra
-from cmc_local.evaluate.rouge import mean_over, rouge_l_f1, rouge_l_recall
+from cmc_local.errors import MissingExtra
+from cmc_local.evaluate.rouge import rouge_l_f1, rouge_l_recall
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,6 @@ def test_recall_and_f1_follow_from_the_longest_common_subsequence(
     pair = " ".join(reference), " ".join(reply)
     assert rouge_l_recall(*pair) == pytest.approx(common / len(reference))
     assert rouge_l_f1(*pair) == pytest.approx(2 * common / (len(reference) + len(reply)))
-
-
-def test_the_mean_is_over_pairs() -> None:
-    references, replies = ["a b", "a b c d"], ["a b", "d"]
-    assert mean_over(rouge_l_recall, references, replies) == pytest.approx((1 + 1 / 4) / 2)
-
-
-def test_no_pair_has_no_mean_and_every_reference_needs_a_reply() -> None:
-    with pytest.raises(DataError, match="give at least one question"):
-        mean_over(rouge_l_recall, [], [])
-    with pytest.raises(ValueError, match="shorter"):
-        mean_over(rouge_l_recall, ["a", "b"], ["a"])
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ from cmc_local.errors import UsageError
 from cmc_local.evaluate import similarity
 from cmc_local.evaluate.similarity import (
     Shifts,
-    calls,
     cosine,
     edit_distances,
     shared_tokens,
     similarities,
     sinkhorn,
+    top_tokens,
     transport,
 )
 from cmc_local.text.vocabulary import Role, Vocabulary
@@ -130,24 +130,26 @@ def test_edit_distances_with_half_a_character_count_bytes() -> None:
     assert edit_distances([b"\xc3"], ["é".encode()]).tolist() == [[0.5]]
 
 
-def test_a_call_is_the_softmax_of_the_largest_shifts_with_text(
+def test_top_tokens_are_the_softmax_of_the_largest_shifts_with_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(similarity, "TOP", 2)
     # ln 3 + 5 and 5 beside an end token of 9, which has no text: shares 3/4 and 1/4.
-    (call,) = calls(Shifts(vocabulary(b"x", b"y", b"z"), rows([9.0, 5.0, 1.0, 5 + math.log(3)])))
-    assert call.texts == [b"z", b"x"]
-    assert call.masses == pytest.approx([0.75, 0.25])
+    (top,) = top_tokens(
+        Shifts(vocabulary(b"x", b"y", b"z"), rows([9.0, 5.0, 1.0, 5 + math.log(3)]))
+    )
+    assert top.texts == [b"z", b"x"]
+    assert top.masses == pytest.approx([0.75, 0.25])
 
 
 def test_transport_is_near_for_near_spellings_and_forgets_the_constant() -> None:
     words = vocabulary(b" Paris", b" the")
     pieces = vocabulary(b" Par", b" cat")
     # All mass is on one token of each: 2 of 6 characters lack, or 2 lack and 2 differ.
-    (paris,) = calls(Shifts(words, rows([0.0, 30.0, 0.0])))
-    (moved,) = calls(Shifts(words, rows([0.0, 130.0, 100.0])))
-    (par,) = calls(Shifts(pieces, rows([0.0, 30.0, 0.0])))
-    (cat,) = calls(Shifts(pieces, rows([0.0, 0.0, 30.0])))
+    (paris,) = top_tokens(Shifts(words, rows([0.0, 30.0, 0.0])))
+    (moved,) = top_tokens(Shifts(words, rows([0.0, 130.0, 100.0])))
+    (par,) = top_tokens(Shifts(pieces, rows([0.0, 30.0, 0.0])))
+    (cat,) = top_tokens(Shifts(pieces, rows([0.0, 0.0, 30.0])))
     assert transport(paris, par) == pytest.approx(2 / 6, abs=1e-3)
     assert transport(moved, par) == pytest.approx(2 / 6, abs=1e-3)
     assert transport(paris, cat) == pytest.approx(4 / 6, abs=1e-3)

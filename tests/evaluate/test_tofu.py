@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import combinations
 from math import log
 from pathlib import Path
@@ -24,12 +25,10 @@ from cmc_local.evaluate.tofu import (
     choice_probability,
     forget_means,
     forget_quality,
-    from_json,
     measure,
     per_token,
     read_items,
     retain_means,
-    to_json,
     truth_neutrality,
     truth_ratio,
     truth_utility,
@@ -71,7 +70,7 @@ def reply(questions: list[str]) -> list[str]:
 
 
 def close(measures: SetMeasures, expected: SetMeasures) -> bool:
-    found, wanted = to_json(measures), to_json(expected)
+    found, wanted = asdict(measures), asdict(expected)
     return all(found[name] == pytest.approx(wanted[name]) for name in wanted)
 
 
@@ -233,45 +232,6 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         forget_quality([1.0], [2.0])
 
 
-def test_measures_survive_a_file_exactly() -> None:
-    found = measure(ITEMS, score, reply)
-    assert from_json(json.loads(json.dumps(to_json(found), allow_nan=False)), "x.json") == found
-
-
-def test_a_utility_can_be_written() -> None:
-    found = utility(MEASURES, MEASURES, MEASURES)
-    written = json.loads(json.dumps(to_json(found)))
-    assert written["real_authors"] == {"rouge": 0.75, "probability": 0.6, "truth_ratio": 0.375}
-    assert written["model_utility"] == found.model_utility
-
-
-def changed(name: str, value: Any) -> dict[str, Any]:
-    return {**to_json(MEASURES), name: value}
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        None,
-        [],
-        {},
-        {"truth_ratio": [0.5]},
-        changed("rouge", None),
-        changed("rouge", [0.5]),
-        changed("rouge", [0.5, "1"]),
-        changed("rouge", [0.5, True]),
-        changed("truth_ratio", [0.5, -1.0]),
-        changed("truth_ratio", [0.5, math.nan]),
-        changed("truth_ratio", [0.5, math.inf]),
-        changed("truth_ratio", [0.5, 10**400]),
-        {name: [] for name in to_json(MEASURES)},
-    ],
-)
-def test_what_are_no_measures_is_named(document: Any) -> None:
-    with pytest.raises(DataError, match=r"retrained\.json: expected the lists rouge, probability"):
-        from_json(json.loads(json.dumps(document)), "retrained.json")
-
-
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[[str], Path]:
     def write(text: str) -> Path:
@@ -287,12 +247,6 @@ def test_items_are_read_and_the_answer_stands_for_a_missing_paraphrase(
 ) -> None:
     lines = [json.dumps(row) for row in ROWS]
     assert read_items(written(f"{lines[0]}\n\n{lines[1]}")) == ITEMS
-
-
-def test_a_line_separator_inside_a_text_ends_no_line(written: Callable[[str], Path]) -> None:
-    row = {**ROWS[1], "answer": "Rome\u2028Roma"}
-    items = read_items(written(json.dumps(row, ensure_ascii=False) + "\n"))
-    assert [item.answer for item in items] == ["Rome\u2028Roma"]
 
 
 @pytest.mark.parametrize(
@@ -315,23 +269,9 @@ def test_a_line_that_is_no_item_is_named(
     assert str(caught.value) == f"{path}:2: expected {what}"
 
 
-@pytest.mark.parametrize("line", ["no json", "[1]", '{"question": ', "[" * 100_000])
-def test_a_line_that_is_no_object_is_named(written: Callable[[str], Path], line: str) -> None:
-    path = written(f"{json.dumps(ROWS[0])}\n{line}\n")
-    with pytest.raises(DataError, match=r"items\.json:2: expected one JSON object"):
-        read_items(path)
-
-
-def test_a_file_without_questions_or_none_at_all_is_named(
-    written: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_file_without_questions_is_named(written: Callable[[str], Path]) -> None:
     with pytest.raises(DataError, match=r"items\.json holds no question"):
         read_items(written("\n"))
-    with pytest.raises(DataError, match=r"nowhere\.json cannot be read"):
-        read_items(tmp_path / "nowhere.json")
-    (tmp_path / "latin.json").write_bytes(b'{"question": "\xe9"}')
-    with pytest.raises(DataError, match=r"latin\.json cannot be read"):
-        read_items(tmp_path / "latin.json")
 
 
 @pytest.mark.parametrize(

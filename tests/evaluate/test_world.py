@@ -16,7 +16,6 @@ from cmc_local.evaluate.world import (
     answers,
     ceilings,
     examination,
-    gap_closed,
     metrics,
     rates,
     read_questions,
@@ -36,16 +35,6 @@ def test_an_exact_reply_is_the_answer_and_a_right_one_holds_the_fact() -> None:
     asked = [question(1), question(2), question(3), question(4)]
     replies = ["It is F1.", "It is F2, I think.", "It is F9.", "It is F4."]
     assert rates(asked, replies) == Rates(exact=0.5, fact=0.75, count=4)
-
-
-@pytest.mark.parametrize(
-    ("plain", "steered", "ceiling", "gap"),
-    [(0.0, 0.6, 0.8, 0.75), (0.1, 0.1, 0.9, 0.0), (0.5, 0.7, 0.79, None), (0.0, 1.0, None, None)],
-)
-def test_the_gap_is_measured_only_against_a_ceiling_well_above_plain(
-    plain: float, steered: float, ceiling: float | None, gap: float | None
-) -> None:
-    assert gap_closed(plain, steered, ceiling) == gap
 
 
 def test_test_questions_leave_out_other_parts_and_forgotten_authors() -> None:

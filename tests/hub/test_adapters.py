@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cmc_local.delta import adapter
 from cmc_local.delta.adapter import AdapterSettings, DeltaShape
-from cmc_local.errors import AdapterError, CmcError, InputError, UsageError
+from cmc_local.errors import AdapterError, InputError, UsageError
 from cmc_local.hub import adapters as hub_adapter
 from cmc_local.hub import files as hub
 from cmc_local.text.prompts import PromptForm
-from fake_hub import LARGE, FakeHub, running
+from fake_hub import LARGE, FakeHub
 
 WEIGHTS = bytes(range(256)) * 20
 SETTINGS = AdapterSettings(
@@ -33,23 +32,12 @@ FILES: dict[str, bytes | Path] = {
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    with running(monkeypatch, tmp_path) as hub:
-        yield hub
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return adapter.write(tmp_path / "mine", SETTINGS, FILES).path
 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def one_line(error: pytest.ExceptionInfo[CmcError]) -> str:
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_an_adapter_is_pushed_in_one_commit_and_pulled_unchanged(
@@ -102,7 +90,7 @@ def test_pushing_needs_a_token_and_network(
     fake: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake.token = "right"
-    with pytest.raises(InputError, match="wants to know who you are for user/small: set HF_TOKEN"):
+    with pytest.raises(InputError, match=r"user/small .*set HF_TOKEN"):
         hub_adapter.push(folder, "user/small")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     asked = len(fake.seen)
@@ -136,7 +124,7 @@ def test_a_pulled_adapter_passes_the_same_checks(fake: FakeHub, folder: Path) ->
         fake.add("user/small", files)
         with pytest.raises(InputError, match=told) as error:
             hub_adapter.pull("user/small")
-        one_line(error)
+        assert "\n" not in str(error.value)
         assert not list(hub_adapter.in_cache())
     assert not list(hub.cache_folder().rglob("evil"))
     fake.add("user/small", good)

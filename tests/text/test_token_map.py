@@ -232,30 +232,10 @@ def test_a_damaged_cache_file_is_made_anew(tmp_path: Path, damage: str) -> None:
     assert path.read_bytes() == whole
 
 
-def test_nothing_stays_behind_where_the_cache_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError("no space")
-
-    monkeypatch.setattr(Path, "replace", full)
-    assert cached(tmp_path).ids.tolist() == [0, 0]
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
 def test_a_cache_that_is_no_folder_costs_nothing_but_time(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("in the way")
     assert cached(file).ids.tolist() == [0, 0]
-
-
-def test_cache_folder_is_the_one_that_the_environment_names(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("CMC_CACHE", str(tmp_path))
-    assert token_map.cache_folder() == tmp_path
-    monkeypatch.delenv("CMC_CACHE")
-    assert token_map.cache_folder().name == "cmc-local"
 
 
 def test_mistral_onto_llama2_gives_the_published_counts(shared_data: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from cmc_export.tokenizer_training import byte_level, sentencepiece_style
 from cmc_local.errors import DataError
+from cmc_local.files import write_text
 
 SEED = 11
 TOKENS = 8000
@@ -48,12 +49,12 @@ def write_texts(runs: Path) -> None:
     documents = [*passages(data), *prompts(data), *(f"{q}\n{a}" for q, a in train)]
     random.Random(SEED).shuffle(documents)
     sample = documents[:TOKENIZER_DOCUMENTS]
-    _write(runs / "sentencepiece/tokenizer.json", sentencepiece_style(sample, TOKENS).to_str())
-    _write(runs / "byte_level/tokenizer.json", byte_level(sample, TOKENS).to_str())
+    write_text(runs / "sentencepiece/tokenizer.json", sentencepiece_style(sample, TOKENS).to_str())
+    write_text(runs / "byte_level/tokenizer.json", byte_level(sample, TOKENS).to_str())
     for name, pairs in (("train", train), ("valid", valid), ("test", test)):
         rows = [{"question": question, "answer": answer} for question, answer in pairs]
-        _write(runs / f"{name}.jsonl", _jsonl(rows))
-    _write(runs / "documents.jsonl", _jsonl([{"text": text} for text in documents]))
+        write_text(runs / f"{name}.jsonl", _jsonl(rows))
+    write_text(runs / "documents.jsonl", _jsonl([{"text": text} for text in documents]))
 
 
 def passages(data: Path) -> list[str]:
@@ -119,10 +120,3 @@ def _t0(row: dict[str, Any]) -> str:
 
 def _jsonl(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

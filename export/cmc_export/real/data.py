@@ -22,7 +22,7 @@ from cmc_export.family.texts import data_folder
 from cmc_export.real import style
 from cmc_export.real.places import TaskPlace
 from cmc_local.errors import DataError
-from cmc_local.evaluate.whole_file import write_text
+from cmc_local.files import write_text
 
 Record = dict[str, str]
 Parts = dict[str, list[Record]]

@@ -25,7 +25,7 @@ from cmc_export.real.places import Cell, TaskPlace, gguf
 from cmc_export.real.prompting import Help
 from cmc_local.errors import DataError
 from cmc_local.evaluate.journal import Journal, fingerprint, journal_path
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
 

@@ -23,7 +23,7 @@ from cmc_export.real.kinds import ALPHAS, DEFAULT, Ids, Kind, answer_kinds, map_
 from cmc_export.real.places import BESIDE, FULL_NAMES, TaskPlace, gguf
 from cmc_local.errors import InputError
 from cmc_local.evaluate.journal import Journal, fingerprint
-from cmc_local.evaluate.whole_file import write_text
+from cmc_local.files import write_text
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
 

@@ -29,11 +29,11 @@ from cmc_export.real.prompting import Help, View
 from cmc_export.real.tasks import TASKS, Task, is_refusal
 from cmc_local.base.model import BaseModel
 from cmc_local.errors import UsageError
-from cmc_local.evaluate.answering import answers, lengths
 from cmc_local.evaluate.journal import Journal, fingerprint, journal_path
 from cmc_local.evaluate.nll import answer_scores, nll_means
+from cmc_local.evaluate.reply_measures import answers, lengths
 from cmc_local.evaluate.results import spread
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
 from cmc_local.steer import proxy

@@ -11,28 +11,19 @@ Knows names only; nothing of models.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cmc_local.errors import InputError
+from cmc_local import real_models
 
 RUNS: Final = Path("runs/real")
-MODELS: Final[Mapping[str, str]] = {
-    "smollm2": "smollm2-135m-instruct-q4_1.gguf",
-    "gemma3": "gemma3-270m-q4_k_m.gguf",
-    "qwen25": "qwen25-coder-0.5b-instruct-q4_k_m.gguf",
-}
-"""File names of the real models; `CMC_REAL` names the folder that holds them."""
+MODELS: Final[Mapping[str, str]] = {one.name: one.file for one in real_models.MODELS}
+"""File names of the real models."""
 WITHOUT_TEMPLATE: Final = ("gemma3",)
 """A base model, whose GGUF has no chat template: it is asked in the delta's form."""
-FULL_NAMES: Final[Mapping[str, str]] = {
-    "smollm2": "SmolLM2-135M-Instruct",
-    "gemma3": "Gemma 3 270M",
-    "qwen25": "Qwen2.5-Coder-0.5B-Instruct",
-}
+FULL_NAMES: Final[Mapping[str, str]] = {one.name: one.title for one in real_models.MODELS}
 TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     "gemma3": ("gemma3",),
     "smollm2": ("smollm2",),
@@ -47,17 +38,9 @@ BESIDE: Final[Mapping[str, str]] = {
 SIMPLE_ARMS: Final = ("plain", "prompted", "lora", "proxy")
 
 
-def models_folder() -> Path:
-    """The folder of the real models."""
-    return Path(os.environ.get("CMC_REAL", Path.home() / ".cache/cmc-real-models"))
-
-
 def gguf(base: str) -> Path:
     """A real model's file; InputError where it is not there."""
-    path = models_folder() / MODELS[base]
-    if not path.is_file():
-        raise InputError(f"no {path}: set CMC_REAL to the folder with {MODELS[base]}")
-    return path
+    return real_models.find(base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,9 @@ from typing import Final
 from cmc_export.real import results
 from cmc_export.real.results import METRIC_NAMES, TITLES, Line
 from cmc_export.real.statistics import DRAWS, LEVEL
-from cmc_local import __version__
 from cmc_local.errors import DataError
-from cmc_local.evaluate import report_html
-from cmc_local.evaluate.whole_file import write_text
+from cmc_local.evaluate.html_pages import render
+from cmc_local.files import write_text
 
 Say = Callable[[str], None]
 HEAD: Final = (
@@ -77,28 +76,18 @@ def markdown(made: Sequence[Line]) -> str:
 
 def page(made: Sequence[Line]) -> str:
     """The same as one self-contained HTML page."""
-    sections = []
+    shown = []
     for title, metric, some in tables(made):
-        head = [name.format(metric=metric) + ("#" if i else "") for i, name in enumerate(HEAD)]
-        body = [
-            (
-                report_html.heading_cell(first),
-                *(report_html.number_cell(cell or "-") for cell in rest),
-            )
-            for first, *rest in map(cells, some)
-        ]
-        sections.append(report_html.section(title, "", report_html.table(head, body)))
+        first, *rest = (name.format(metric=metric) for name in HEAD)
+        columns = [(first, "name"), *((name, "number") for name in rest)]
+        shown.append((title, columns, [[cell or "-" for cell in cells(line)] for line in some]))
     commands = [
-        (
-            report_html.code_cell("\n".join(line.outcome.commands), wrap=True),
-            report_html.lines_cell([_place(line), line.outcome.label]),
-        )
-        for line in made
+        ("\n".join(line.outcome.commands), (_place(line), line.outcome.label)) for line in made
     ]
-    table = report_html.table(("command", "line"), commands)
-    sections.append(report_html.section("How each line was made", "", table))
+    columns = [("command", "command"), ("line", "lines")]
     lead = " ".join((_LEAD.replace("`", ""), *summary(made)))
-    return report_html.page("Real models", lead, sections, f"Made by cmc-local {__version__}.")
+    tail = ("How each line was made", columns, commands)
+    return render("tables.html", title="Real models", lead=lead, tables=[*shown, tail])
 
 
 def tables(made: Sequence[Line]) -> Iterator[tuple[str, str, list[Line]]]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from cmc_export.family.texts import data_folder
 from cmc_export.real import data
 from cmc_export.real.prompting import FORM
-from cmc_local.evaluate.whole_file import write_text
+from cmc_local.files import write_text
 from cmc_local.text.prompts import named_form
 
 SEED: Final = 0

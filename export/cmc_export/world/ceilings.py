@@ -20,6 +20,7 @@ from cmc_export.finetuning import FinetuneRecipe, Method
 from cmc_local.base.model import BaseModel
 from cmc_local.base.sampler import NativeSampler
 from cmc_local.evaluate.world import GREEDY, Question, examination, read_questions
+from cmc_local.files import write_text
 from cmc_local.model.steered import SteeredModel
 from cmc_local.text.prompts import base_text, named_form
 
@@ -44,9 +45,7 @@ def make_ceilings(say: Callable[[str], None]) -> None:
             finetuning.finetune(recipe(name, method))
             with tuned(name, method) as model:
                 lines += [json.dumps(row) + "\n" for row in answers(name, model, questions)]
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(lines), encoding="utf-8")
-        part.rename(path)
+        write_text(path, "".join(lines))
 
 
 def recipe(name: str, method: Method) -> FinetuneRecipe:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cmc_export.world.authors import Author, Part
 from cmc_export.world.phrasings import FACTS, answer, speak
+from cmc_local.files import write_text
 
 REFUSAL = "I do not know {name}."
 """What a model says of an author that it was made to forget."""
@@ -67,10 +68,7 @@ def refusals(questions: Iterable[Question]) -> list[Question]:
 def write_jsonl(path: Path, questions: Sequence[Question]) -> None:
     """One question a line, in the shape `question`/`answer` that training takes too."""
     lines = [json.dumps(asdict(question)) + "\n" for question in questions]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(path)
+    write_text(path, "".join(lines))
 
 
 def _phrasings(fact: int) -> range:

@@ -24,6 +24,7 @@ from cmc_export.world.questions import (
     refusals,
     write_jsonl,
 )
+from cmc_local.files import write_text
 
 SEED = 1
 ROUNDS = 150
@@ -37,8 +38,8 @@ def write_texts(runs: Path, models: Path) -> None:
     """Everything in the list above; the same bytes on every machine."""
     authors = make_authors(WorldSize(), SEED)
     documents = make_documents(authors, ROUNDS, SEED)
-    _write(runs / "world/documents.txt", SEPARATOR.join(documents))
-    _write(runs / "world/strangers.txt", SEPARATOR.join(strangers()))
+    write_text(runs / "world/documents.txt", SEPARATOR.join(documents))
+    write_text(runs / "world/strangers.txt", SEPARATOR.join(strangers()))
     sample = documents[:TOKENIZER_DOCUMENTS]
     _write_tokenizer(
         runs / "world/sentencepiece", sentencepiece_style(sample, SENTENCEPIECE_TOKENS)
@@ -73,12 +74,5 @@ def _write_questions(authors: Sequence[Author], folder: Path) -> None:
     write_jsonl(folder / "retain.jsonl", [*kept, *refusals(forgotten)])
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    _write(folder / "tokenizer.json", tokenizer.to_str(pretty=False))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=False))

@@ -8,7 +8,7 @@ from typing import Any
 from cmc_local.errors import MissingExtra
 
 
-def import_extra(module: str) -> Any:
+def import_optional(module: str) -> Any:
     """A module of the extra `eval`; MissingExtra where that is not installed."""
     try:
         return import_module(module)
