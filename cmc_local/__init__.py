@@ -21,6 +21,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cmc_local.engine.logprobs import TokenDetail
+    from cmc_local.engine.scoring import Score
+    from cmc_local.engine.timings import Timings
     from cmc_local.errors import (
         AdapterError,
         CmcError,
@@ -37,10 +40,12 @@ if TYPE_CHECKING:
         UsageError,
         WaitedTooLong,
     )
+    from cmc_local.model.replies import Completion, Piece
     from cmc_local.model.requests import Ask
-    from cmc_local.model.shared import SharedModel
-    from cmc_local.model.steered import Completion, Piece, Score, SteeredModel
+    from cmc_local.model.shared import SharedModel, State
+    from cmc_local.model.steered import SteeredModel
     from cmc_local.settings import Control, Limits, Sampling
+    from cmc_local.text.prompts import Message
 
 __version__ = "0.1.0"
 
@@ -55,6 +60,7 @@ __all__ = [
     "GGUFError",
     "InputError",
     "Limits",
+    "Message",
     "MissingExtra",
     "ModelClosed",
     "Overloaded",
@@ -63,7 +69,10 @@ __all__ = [
     "Sampling",
     "Score",
     "SharedModel",
+    "State",
     "SteeredModel",
+    "Timings",
+    "TokenDetail",
     "TokenizerError",
     "TrainingError",
     "UsageError",
@@ -71,10 +80,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "engine.logprobs": ("TokenDetail",),
+    "engine.scoring": ("Score",),
+    "engine.timings": ("Timings",),
+    "model.replies": ("Completion", "Piece"),
     "model.requests": ("Ask",),
+    "model.shared": ("SharedModel", "State"),
+    "model.steered": ("SteeredModel",),
     "settings": ("Control", "Limits", "Sampling"),
-    "model.shared": ("SharedModel",),
-    "model.steered": ("Completion", "Piece", "Score", "SteeredModel"),
+    "text.prompts": ("Message",),
 }
 
 

@@ -17,7 +17,11 @@ Unmapped = Literal["neutral", "zero"]
 Fallback = Literal["first-piece", "none"]
 MidToken = Literal["join", "off"]
 Overlap = Literal["auto", "on", "off"]
-Speculate = Literal["auto", "on", "off"]
+Speculate = int | Literal["off", "on", "auto"]
+"""Drafts a step, 0 for none; the words are those of older versions."""
+OLD_DRAFTS = 4
+"""What the old words `on` and `auto` mean."""
+MOST_DRAFTS = 64
 FORMS = ("json_schema", "regex", "lark", "grammar")
 """Settings of `Sampling` that give a reply its form."""
 MOST_PARALLEL = 256
@@ -120,6 +124,17 @@ class Limits:
                 f"a batch of {self.batch} tokens has no row for each of {self.parallel} replies: "
                 "give a larger batch"
             )
+
+
+def drafts(speculate: Speculate) -> int:
+    """How many tokens are drafted for one step; UsageError for what is neither number nor word."""
+    if speculate in ("off", "on", "auto"):
+        return 0 if speculate == "off" else OLD_DRAFTS
+    if not isinstance(speculate, int) or not 0 <= speculate <= MOST_DRAFTS:
+        raise UsageError(
+            f"speculate must be a number of drafts from 0 (off) to {MOST_DRAFTS}, not {speculate!r}"
+        )
+    return speculate
 
 
 def _schema_text(schema: str | Mapping[str, Any] | type[Any] | None) -> str | None:

@@ -100,7 +100,6 @@ class FakeBase:
         self.cleared = 0
         self.closed = False
         self.can_roll_back = truncates
-        self.threads = self.prompt_threads = 1
         self._truncates = truncates
         self._rows: list[NDArray[np.float32] | None] = []
 
@@ -137,9 +136,6 @@ class FakeBase:
     def copy(self, source: int, target: int, length: int) -> None:
         self.cache[target] = self.cache[source][:length]
         self.copied.append((source, target, length))
-
-    def set_threads(self, threads: int) -> None:
-        self.threads = threads
 
     def truncate(self, sequence: int, length: int) -> bool:
         if self._truncates:

@@ -60,7 +60,7 @@ def complete(llm: Any, processors: Any = None, prompt: str = PROMPT, **settings:
 def expected(models: Path, name: str, question: str, grammar: str | None = None) -> str:
     """What `SteeredModel` says."""
     sampling = Sampling(temperature=0, max_tokens=MOST, grammar=grammar)
-    settings = {"delta_device": "cpu", "gpu_layers": 0, "threads": 1, "speculate": "off"}
+    settings = {"delta_device": "cpu", "gpu_layers": 0, "threads": 1, "speculate": 0}
     limits = Limits(context=CONTEXT)
     gguf = models / f"{name}.gguf"
     with SteeredModel.load(gguf, [models / "instruct"], limits=limits, **settings) as model:

@@ -44,7 +44,7 @@ def test_with_one_vocabulary_both_say_the_same_tokens(bundled_models: Path, name
         BaseModel(path, context=256, threads=1, gpu_layers=0) as base,
         SteeredModel.load(
             path, [folder], control=PAPER, limits=Limits(context=256), threads=1, gpu_layers=0,
-            delta_device="cpu", speculate="off",
+            delta_device="cpu", speculate=0,
         ) as ours,
     ):  # fmt: skip
         theirs = runner(base, adapter.load(folder))

@@ -30,10 +30,10 @@ from cmc_local.base.vocabulary import read_vocabulary
 from cmc_local.delta import adapter
 from cmc_local.delta.adapter import DeltaShape
 from cmc_local.delta.onnx_delta import OnnxDelta
-from cmc_local.engine.step import Engine, Slot
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
 from cmc_local.settings import Control
 from cmc_local.steer.loaded_adapter import ready
-from cmc_local.steer.steering import ActiveSteering
 from cmc_local.text.delta_tokenizer import DeltaTokenizer
 from cmc_local.text.vocabulary import from_tokenizer_json
 from reference import folder as rebuilt
@@ -114,10 +114,10 @@ def by_the_runner(
             turns=one.settings.turns,
         )
         asked = loaded.prompt([{"role": "user", "content": QUESTION}])
-        active.append(ActiveSteering(loaded.steerings[0], loaded.mapped, alpha, asked))
+        active.append(loaded.active(alpha, asked))
     chooser = Led(base, tokens, [])
     engine = Engine(base)
-    run = engine.begin(Slot(0, tuple(a.steering for a in active)), prompt, chooser, active)
+    run = engine.begin(Slot(0), prompt, chooser, active)
     while len(chooser.shown) < len(tokens):
         engine.step([run])
     engine.close()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmc_local.errors import UsageError
-from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.settings import Control, Limits, Sampling, Speculate, drafts
 
 NAN = float("nan")
 
@@ -58,6 +58,14 @@ def test_control_and_limits_refuse_and_quote(
 ) -> None:
     with pytest.raises(UsageError, match=told):
         kind(**wrong)
+
+
+def test_drafts_are_a_number_or_a_word_of_older_versions() -> None:
+    words: tuple[Speculate, ...] = (0, 3, "off", "on", "auto")
+    assert [drafts(one) for one in words] == [0, 3, 0, 4, 4]
+    for wrong in (-1, 65, "often"):
+        with pytest.raises(UsageError, match="number of drafts"):
+            drafts(wrong)  # type: ignore[arg-type]
 
 
 @given(

@@ -63,3 +63,22 @@ def adapter_of(
     }
     settings = AdapterSettings(name=folder.name, shape=shape, prompt=named_form("cmc"))
     return adapter.write(target, settings, {**files, "tokenizer.json": folder / "tokenizer.json"})
+
+
+def tiny_adapter(
+    place: Path,
+    family: tiny_models.Family = "sentencepiece",
+    vocab_size: int = 480,
+    *,
+    context: int = 128,
+    seed: int = 5,
+) -> Path:
+    """An adapter in fp32 whose delta is a random tiny llama; its name is the folder's."""
+    folder = checkpoint(
+        place.parent / "checkpoints" / place.name,
+        family=family,
+        vocab_size=vocab_size,
+        context=context,
+        seed=seed,
+    )
+    return adapter_of(folder, place, ["fp32"]).path

@@ -31,8 +31,6 @@ class Loras:
 
     def __init__(self, model: Any, loras: Sequence[LoraLike], base: Path) -> None:
         """Load them for a `llama_model *`; GGUFError for a file that is none or does not fit."""
-        self.key = tuple((Path(path).name, scale) for path, scale in loras)
-        """Files and scales, for people and for caches."""
         loaded = [(_load(model, Path(path), scale, base), scale) for path, scale in loras]
         self._acting = [(adapter, scale) for adapter, scale in loaded if scale != 0.0]
 

@@ -91,7 +91,7 @@ class BaseModel(Closing):
         self._loras = Loras(self._model, loras, self.path)
         trained = int(llama_cpp.llama_model_n_ctx_train(self._model))
         context = context or _usual_context(trained, sequences)
-        self._threads = self.prompt_threads = threads or usable_cores()
+        self._threads = threads or usable_cores()
         params = self._params(context, batch, sequences)
         params.n_ctx = cells or params.n_ctx
         self._context = self._new_context(params)
@@ -115,7 +115,7 @@ class BaseModel(Closing):
         return context
 
     def _params(self, context: int, batch: int, sequences: int) -> Any:
-        params = _context_params(context, batch, self.prompt_threads, sequences)
+        params = _context_params(context, batch, self._threads, sequences)
         params.type_k = params.type_v = _KV_TYPES[self._kv_type]
         offloads = self._gpu_layers != 0 and (self._rpc or base_library.offloads_to_gpu())
         if self._kv_type == "f32":
@@ -136,29 +136,10 @@ class BaseModel(Closing):
         kinds = (llama_cpp.llama_model_is_recurrent, llama_cpp.llama_model_is_hybrid)
         return not any(kind(self._model) for kind in kinds)
 
-    @cached_property
-    def identity(self) -> str:
-        """What decides how fast it decodes: file, LoRA, threads, sequences, build of llama.cpp."""
-        status = self.path.stat()
-        build = llama_cpp.llama_print_system_info().decode()
-        return (
-            f"{self.path.name} {status.st_size} {status.st_mtime_ns} {self.prompt_threads} "
-            f"{self.sequences} "
-            f"{self._gpu_layers} {llama_cpp.__version__} {build}{self._loras.key or ''}"
-            f"{self._rpc or ''}"
-        )
-
     @property
     def threads(self) -> int:
-        """Threads that decode single tokens."""
+        """Threads that decode."""
         return self._threads
-
-    def set_threads(self, threads: int) -> None:
-        """Decode steps on so many threads from now on; prompts keep all that were given."""
-        self._must_be_open()
-        if threads != self._threads:
-            llama_cpp.llama_set_n_threads(self._context, threads, self.prompt_threads)
-            self._threads = threads
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

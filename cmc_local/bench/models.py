@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 from cmc_local.base.model import BaseModel
 from cmc_local.base.sampler import NativeSampler
-from cmc_local.base.span import Span
 from cmc_local.base.threads import leaves_a_core, usual_delta_threads
 from cmc_local.bench.apart import Apart, ArmOf
 from cmc_local.bench.arms import Tokens
@@ -26,13 +25,12 @@ from cmc_local.bench.machine import megabytes
 from cmc_local.bench.memory import Memory
 from cmc_local.bench.passages import Passage
 from cmc_local.delta import adapter as adapter_folder
-from cmc_local.engine.prompt_lookup import FREE, NEVER, RowCosts
-from cmc_local.engine.row_costs import measure
-from cmc_local.engine.step import Engine, Slot
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
 from cmc_local.lifetime import Closing
 from cmc_local.settings import Control, Overlap, Sampling
 from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.steer.steering import ActiveAdapter
 from cmc_local.text import token_map
 from cmc_local.text.alignment import Aligner
 from cmc_local.text.delta_tokenizer import DeltaPrompt, DeltaTokenizer
@@ -65,7 +63,7 @@ class Models(Closing):
     def __init__(self, loading: Loading) -> None:
         self.loading = loading
         self._stack = ExitStack()
-        self._engines: dict[tuple[int, Overlap, bool], Engine] = {}
+        self._engines: dict[tuple[int, Overlap], Engine] = {}
         self._apart: dict[Callable[..., ArmOf], Apart] = {}
         self.memory = Memory()
         with self.memory.adding("base"):
@@ -79,21 +77,16 @@ class Models(Closing):
         self.delta_threads = loading.delta_threads or usual_delta_threads(self.base.threads)
         if loading.adapter is not None:
             self.adapter = self._load_adapter(loading.adapter)
-            self.slot.steerings = self.adapter.steerings[:1]
 
-    def engine(
-        self, overlap: Overlap = "auto", *, many: bool = False, guesses: bool = False
-    ) -> Engine:
-        """One engine for each mode, kept: what it has found out about its pace counts later."""
+    def engine(self, overlap: Overlap = "auto", *, many: bool = False) -> Engine:
+        """One engine for each mode, kept with its thread."""
         base = self.many if many else self.base
-        key = (id(base), overlap, guesses)
+        key = (id(base), overlap)
         if key not in self._engines:
-            costs = self.base_costs if guesses else NEVER
             engine = Engine(
                 base,
                 batch=BATCH,
                 overlap=overlap,
-                costs=costs,
                 spare_core=leaves_a_core(base.threads),
             )
             self._engines[key] = self._closing(engine)
@@ -103,15 +96,12 @@ class Models(Closing):
         """What makes greedy samplers."""
         return partial(NativeSampler, self.many if many else self.base, Sampling(temperature=0.0))
 
-    def steering(
-        self, passage: Passage, slot: int = 0, *, guesses: bool = False
-    ) -> tuple[ActiveSteering, ...]:
-        """The adapter asked what the passage's prompt asks, on one of its slots."""
+    def active(self, passage: Passage, *, many: bool = False) -> tuple[ActiveAdapter, ...]:
+        """The adapter asked what the passage's prompt asks; for `many` on slots of their own."""
         adapter = self._adapter
-        prompt = self._asked(passage)
-        costs = self.delta_costs if guesses else FREE
-        steering = adapter.steerings[slot]
-        return (ActiveSteering(steering, adapter.mapped, self.alpha, prompt, costs),)
+        if many:
+            adapter = replace(adapter, steerings=adapter.steerings[1:])
+        return (adapter.active(self.alpha, self._asked(passage)),)
 
     def delta_prompt(self, passage: Passage) -> Tokens:
         """What the delta is asked, in its tokens."""
@@ -131,34 +121,7 @@ class Models(Closing):
     @cached_property
     def many_slots(self) -> tuple[Slot, ...]:
         """A slot for each sequence of `many`."""
-        steerings = () if self.adapter is None else self.adapter.steerings[1:]
-        count = self.loading.parallel
-        return tuple(Slot(i, steerings[i : i + 1]) for i in range(count))
-
-    @cached_property
-    def base_costs(self) -> RowCosts:
-        """What rows of the base cost; NEVER where they cannot be taken back."""
-
-        def run(rows: int) -> None:
-            self.base.clear(0)
-            self.slot.cached.clear()
-            self.base.decode_spans([Span(0, 0, [0] * rows, range(rows))])
-            self.base.clear(0)
-
-        return RowCosts(measure(run), None) if self.base.can_roll_back else NEVER
-
-    @cached_property
-    def delta_costs(self) -> RowCosts:
-        """What rows of the delta cost."""
-        source = self._adapter.source
-        self.slot.stale = True  # the next reply finds an empty delta
-
-        def run(rows: int) -> None:
-            source.truncate(0, 0)
-            source.feed(0, [0] * rows, rows)
-            source.truncate(0, 0)
-
-        return RowCosts(measure(run))
+        return tuple(Slot(i) for i in range(self.loading.parallel))
 
     def apart(self, make: Callable[..., ArmOf], *arguments: Any) -> Apart:
         """The process that holds what `make` makes of these; the same for the same function."""

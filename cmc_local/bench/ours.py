@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
 from cmc_local.bench.arms import Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
 from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.step import Chooser, Engine, Run, Slot
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.engine.slots import Chooser, Run, Slot
+from cmc_local.engine.step import Engine
+from cmc_local.steer.steering import ActiveAdapter
 
+DRAFTS: Final = 4
+"""Tokens drafted for one step, in the arms that guess."""
 _OF_DELTA = ("align", "session")
 _SUMMED = ("decode", "delta", *_OF_DELTA, "wait", "map", "sample")
 
@@ -53,7 +56,7 @@ class Part:
 
     slot: Slot
     passage: Passage
-    active: tuple[ActiveSteering, ...] = ()
+    active: tuple[ActiveAdapter, ...] = ()
 
 
 class OurArm:
@@ -98,6 +101,8 @@ class OurArm:
         """Seconds from the prompt to the first token, with nothing in the caches."""
         (part,) = self._parts
         part.slot.stale = True
+        for one in part.active:
+            one.steerings[part.slot.sequence].stale = True
         chooser = self._chooser(part)
         try:
             with undisturbed():
@@ -115,8 +120,9 @@ class OurArm:
 
     def _begin(self, part: Part, chooser: Forced) -> Run:
         prompt = part.passage.prompt
-        guesser = PromptLookup(prompt) if self.place.kind.endswith("+guesses") else None
-        return self._engine.begin(part.slot, prompt, chooser, part.active, guesser=guesser)
+        guesses = self.place.kind.endswith("+guesses")
+        lookup = PromptLookup(prompt, drafts=DRAFTS) if guesses else None
+        return self._engine.begin(part.slot, prompt, chooser, part.active, lookup=lookup)
 
     def _write(
         self, runs: Sequence[Run], written: Sequence[list[int]], least: Sequence[int]

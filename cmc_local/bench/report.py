@@ -17,7 +17,7 @@ from cmc_local.bench.arms import Place, digest
 from cmc_local.bench.paired import Spread, median_parts, milliseconds, spread
 from cmc_local.bench.ratios import Main, Samples, ratios, to_plain
 
-_MODES = {True: "overlapped here", False: "serial here", None: "not settled"}
+_MODES = {True: "overlapped here", False: "serial here", None: "not measured"}
 PARTS = ("decode", "delta", "align", "session", "wait", "map", "sample", "python")
 """Of a step; `align` and `session` are parts of `delta`, and no more than that."""
 

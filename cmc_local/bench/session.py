@@ -24,12 +24,11 @@ from cmc_local.bench.arms import KINDS, USUAL, Arm, Kind, Place, Sample
 from cmc_local.bench.machine import base_file, machine
 from cmc_local.bench.memory import peak
 from cmc_local.bench.models import Loading, Models
-from cmc_local.bench.ours import OurArm, Part
+from cmc_local.bench.ours import DRAFTS, OurArm, Part
 from cmc_local.bench.paired import measure, spread
 from cmc_local.bench.passages import Passage, Source, given
 from cmc_local.bench.ratios import Main
 from cmc_local.bench.report import PromptTime, Result
-from cmc_local.engine.prompt_lookup import NEVER
 from cmc_local.errors import DataError, UsageError
 from cmc_local.settings import Overlap
 from cmc_local.text.vocabulary import Vocabulary
@@ -223,9 +222,8 @@ def _arm(kind: Kind, passage: Passage, models: Models) -> Arm:
 
 def _our_arm(kind: Kind, passage: Passage, models: Models) -> OurArm:
     place = Place(kind, passage.name, passage.context)
-    guesses = kind.endswith("+guesses")
-    active = models.steering(passage, guesses=guesses) if kind in _STEERED else ()
-    engine = models.engine(_OVERLAP.get(kind, "auto"), guesses=guesses)
+    active = models.active(passage) if kind in _STEERED else ()
+    engine = models.engine(_OVERLAP.get(kind, "auto"))
     return OurArm(place, engine, [Part(models.slot, passage, active)], models.sampler())
 
 
@@ -254,8 +252,8 @@ def _many(kind: Kind, passages: Sequence[Passage], models: Models) -> Arm:
     """Several sequences written at once."""
     steered = kind == "steered"
     parts = [
-        Part(slot, passage, models.steering(passage, 1 + i) if steered else ())
-        for i, (slot, passage) in enumerate(zip(models.many_slots, passages, strict=True))
+        Part(slot, passage, models.active(passage, many=True) if steered else ())
+        for slot, passage in zip(models.many_slots, passages, strict=True)
     ]
     place = Place(kind, passages[0].name, passages[0].context, len(parts))
     return OurArm(place, models.engine(many=True), parts, models.sampler(many=True))
@@ -311,19 +309,8 @@ def _described(settings: Settings, passages: Passages, models: Models) -> dict[s
         "delta_threads": models.delta_threads,
         "gpu_layers": settings.gpu_layers,
         "n_ctx": models.base.n_ctx,
-        "overlapped": models.engine().overlaps() if steered else None,
-        "base_row_costs_ms": _costs(models) if "speculated" in settings.arms else None,
-    }
-
-
-def _costs(models: Models) -> dict[str, dict[int, float]] | None:
-    """What so many rows of the base cost in one decode, behind so many tokens, where measured."""
-    costs = models.engine(guesses=True).costs
-    if costs is NEVER:
-        return None
-    return {
-        f"after_{depth}": {n: round(1000 * costs.cost(n, depth), 3) for n in costs.seconds}
-        for depth in ((0,) if costs.deeper is None else (0, 1000))
+        "overlapped": models.engine().overlaps if steered else None,
+        "drafts": DRAFTS if "speculated" in settings.arms else None,
     }
 
 

@@ -80,7 +80,7 @@ def command(
     The same tokens are written in every arm; arms take turns, and ratios are those within a round.
     The last line is JSON, for programs (--json: nothing else).
     """
-    if (devices.overlap, devices.speculate) != ("auto", "off"):
+    if (devices.overlap, devices.speculate) != ("auto", 0):
         raise UsageError("the arms set --overlap and --speculate themselves: choose with --arms")
     if devices.rpc:
         raise UsageError("bench measures this machine alone: leave --rpc out")

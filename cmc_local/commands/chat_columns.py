@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.text import Text
 
 from cmc_local.commands.terminal_text import figures, safe
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 
 GAP: Final = " │ "
 FRAME_SECONDS: Final = 0.05

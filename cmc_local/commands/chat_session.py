@@ -17,7 +17,7 @@ from typing import Protocol, get_args
 
 from cmc_local.commands import chat_file
 from cmc_local.commands.chat_settings import SETTINGS, changed, number
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.hub.places import parse_adapter
 from cmc_local.model.steered import SteeredModel
@@ -226,7 +226,7 @@ class ChatSession:
 
     def _settings(self) -> Iterator[str]:
         yield f"system = {self.system or ''}"
-        yield f"base_prompt = {self.model.asking(self.base_prompt).kind}"
+        yield f"base_prompt = {self.model.base_prompt_form(self.base_prompt).kind}"
         for name in SETTINGS:
             value = getattr(self.sampling, name)
             yield f"{name} = {'' if value in (None, ()) else value}"
@@ -312,7 +312,7 @@ class ChatSession:
         if saved.model != self.name:
             self.screen.note(f"saved with the model {saved.model}; now {self.name} answers")
         try:
-            self.model.asking(saved.base_prompt)
+            self.model.base_prompt_form(saved.base_prompt)
             self.base_prompt = saved.base_prompt
         except CmcError as error:
             self.screen.note(f"base_prompt stays as it is: {error}")

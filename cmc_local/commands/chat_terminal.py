@@ -20,7 +20,7 @@ import platformdirs
 
 from cmc_local.commands.chat_session import ChatSession, Pane
 from cmc_local.commands.terminal_text import figures, safe
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 
 WIDE: Final = 80
 """Columns of a terminal on which two answers stand side by side."""

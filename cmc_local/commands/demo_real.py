@@ -15,10 +15,10 @@ from cmc_local import bundled, real_models
 from cmc_local.commands import loading
 from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.terminal_text import safe
-from cmc_local.engine.replies import FinishReason
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 from cmc_local.errors import InputError
 from cmc_local.hub.places import AdapterChoice
+from cmc_local.model.replies import FinishReason
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
 

@@ -100,7 +100,6 @@ def _proxy(model: SteeredModel, pair: ProxyChoice, chosen: ModelChoice) -> Loade
             chosen.control,
             form=form if pair.prompt is None else named_form(pair.prompt),
             alpha=pair.alpha,
-            guessing=devices.speculate == "auto",
         )
     except BaseException:
         loaded.close()

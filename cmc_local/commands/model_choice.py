@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cmc_local import bundled
 from cmc_local.hub.places import AdapterChoice, LoraChoice, ProxyChoice
-from cmc_local.settings import Control, Limits, Overlap, Speculate
+from cmc_local.settings import Control, Limits, Overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Devices:
     threads: int | None = None
     delta_threads: int | None = None
     overlap: Overlap = "auto"
-    speculate: Speculate = "off"
+    speculate: int = 0
     rpc: tuple[str, ...] = ()
 
 

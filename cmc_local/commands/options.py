@@ -46,7 +46,7 @@ from cmc_local.hub.places import (
     parse_lora,
     parse_proxy,
 )
-from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.settings import OLD_DRAFTS, Control, Limits, Sampling, drafts
 from cmc_local.text.prompts import named_form
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -201,12 +201,16 @@ def devices(function: Function) -> Function:
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the base model."),
         click.option("--delta-threads", type=click.IntRange(min=1), help="Threads of a delta."),
         click.option(
-            "--overlap", type=_SWITCH, help="Run the deltas beside the base; auto if it is faster."
+            "--overlap",
+            type=_SWITCH,
+            help="Run the deltas beside the base; auto if a core is free.",
         ),
         click.option(
             "--speculate",
-            type=_SWITCH,
-            help="Check guessed tokens together; auto if rows cost little. Off unasked.",
+            metavar="N",
+            callback=_drafts,
+            help="Draft N tokens a step from what was said before: faster where replies repeat "
+            "their prompts. 0, the default, is off.",
         ),
         click.option(
             "--rpc",
@@ -325,6 +329,19 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _drafts(_ctx: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """The number of drafts; a word of older versions is taken, with a notice."""
+    if text is None or text == "off":
+        return None if text is None else 0
+    if text in ("on", "auto"):
+        told = f"--speculate {text}: an old word for {OLD_DRAFTS} drafts a step; give the number"
+        click.echo(told, err=True)
+        return OLD_DRAFTS
+    if not text.isdecimal():
+        raise UsageError(f"--speculate {text}: give a number of drafts a step, such as 4; 0 is off")
+    return drafts(int(text))
 
 
 def _check_device(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:

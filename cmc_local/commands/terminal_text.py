@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 
 _UNSAFE: Final = dict.fromkeys(
     {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}"

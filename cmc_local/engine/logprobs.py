@@ -27,7 +27,7 @@ class TokenDetail:
     plain_top: Ranked = ()
 
 
-class Watch:
+class LogprobRecorder:
     """Collects the details of the tokens that a run chooses."""
 
     def __init__(self, top: int = 0, *, plain: bool = False) -> None:
@@ -47,8 +47,8 @@ class Watch:
         self._details.append(detail(logits, token, self.top, before=self._before))
         self._before = None
 
-    def take(self) -> list[TokenDetail]:
-        """What was collected since the last call."""
+    def collected(self) -> list[TokenDetail]:
+        """The details since the last call, oldest first."""
         found, self._details = self._details, []
         return found
 

@@ -6,15 +6,14 @@
 
 The same parts as in a reply that is stepped token by token, so the result is the same up to the
 rounding of different kernels per batch size. The logits of a chunk are looked at before the next is
-decoded: memory does not grow with the text. Knows tokens and strengths; what is asked of whom, and
-by which prompt, is `model/steered.py`'s business.
+decoded: memory does not grow with the text. Knows tokens and strengths; prompts as texts are the
+business of `model/scores.py`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -23,92 +22,33 @@ from numpy.typing import NDArray
 
 from cmc_local.base.span import Span
 from cmc_local.engine.logprobs import log_softmax
-from cmc_local.engine.replies import Score
-from cmc_local.engine.step import Engine, Slot
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
 from cmc_local.errors import PromptTooLong, UsageError
-from cmc_local.steer.control import Logits, Shift, add_shifts, check_alpha
-from cmc_local.steer.steering import ActiveSteering, advance
-from cmc_local.text.base_prompt import BasePrompt
-from cmc_local.text.prompts import Message
+from cmc_local.steer.control import Logits, Shift, add_shifts
+from cmc_local.steer.steering import ActiveAdapter, advance
+from cmc_local.steer.strengths import check_alpha
 
-Prompt = str | Sequence[Message]
-"""A question, or a conversation in OpenAI's chat shape."""
-Alphas = float | Mapping[str, float]
-"""One strength for every adapter, or by name; an adapter that is not named keeps its own."""
 LOGITS = 1 << 24
 """Numbers of logits that one decode leaves behind, at most: 64 MiB, 128 rows of a large model."""
 AHEAD = 64
 """Tokens of the text that a delta is told of at once."""
 
 
-class Scoring(ABC):
-    """What a steered model says of given texts; all of it goes through `passage`."""
+@dataclass(frozen=True)
+class Score:
+    """How likely a continuation is, after the shift."""
 
-    @abstractmethod
-    def passage(
-        self,
-        prompt: Prompt,
-        continuation: str | Sequence[int],
-        *,
-        alphas: Alphas | None = None,
-        base_prompt: BasePrompt | None = None,
-    ) -> AbstractContextManager[Passage]:
-        """A continuation of a prompt, text or base tokens; the model is its own meanwhile."""
+    tokens: tuple[int, ...]
+    logprobs: NDArray[np.float64]
+    """(n,) float64, natural logarithms, one for each token"""
+    greedy: NDArray[np.bool_]
+    """(n,) bool, whether the token was the most likely one"""
 
-    def score(
-        self,
-        prompt: Prompt,
-        continuation: str | Sequence[int],
-        *,
-        alphas: Alphas | None = None,
-        base_prompt: BasePrompt | None = None,
-    ) -> Score:
-        """Log-probabilities of a continuation of the prompt, token by token, after the shift."""
-        with self.passage(prompt, continuation, alphas=alphas, base_prompt=base_prompt) as passage:
-            return passage.score()
-
-    def score_many(
-        self,
-        items: Iterable[tuple[Prompt, str]],
-        *,
-        alphas: Alphas | None = None,
-        base_prompt: BasePrompt | None = None,
-    ) -> Iterator[Score]:
-        """The score of each (prompt, continuation), in order, as they are asked for.
-
-        What a prompt has in common with the one before it is not decoded again.
-        """
-        for prompt, text in items:
-            yield self.score(prompt, text, alphas=alphas, base_prompt=base_prompt)
-
-    def score_alphas(
-        self,
-        prompt: Prompt,
-        continuation: str | Sequence[int],
-        name: str,
-        alphas: Sequence[float],
-        *,
-        base_prompt: BasePrompt | None = None,
-    ) -> list[Score]:
-        """A score for each strength of one adapter, the others at their own.
-
-        The models run once, whatever the number of strengths.
-        """
-        one = {name: 1.0}  # of strength 0 it would not be run
-        with self.passage(prompt, continuation, alphas=one, base_prompt=base_prompt) as passage:
-            return passage.score_alphas(name, alphas)
-
-    def shift_rows(
-        self,
-        prompt: Prompt,
-        continuation: str | Sequence[int],
-        *,
-        alphas: Alphas | None = None,
-        base_prompt: BasePrompt | None = None,
-    ) -> NDArray[np.float32]:
-        """What all adapters together add before each token, (n, V_base) float32, logits."""
-        with self.passage(prompt, continuation, alphas=alphas, base_prompt=base_prompt) as passage:
-            return passage.shift_rows()
+    @property
+    def total(self) -> float:
+        """The continuation's log-probability."""
+        return float(self.logprobs.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +61,8 @@ class Passage:
     """The base model's tokens, at least one."""
     tokens: Sequence[int]
     """Those of the text, at least one."""
-    active: Mapping[str, ActiveSteering]
-    """The adapters that act, by name."""
+    active: Sequence[ActiveAdapter]
+    """The adapters that act."""
     batch: int
     """Tokens that one decode takes."""
     pace: Callable[[], int] | None = None
@@ -156,14 +96,17 @@ class Passage:
         """The positions, those of one decode together.
 
         Between two of them, but not within one, other sequences may be decoded.
+
+            prompt 1 2 3, text 4 5 6 7, of which the cache holds 1 2; decodes of 2 tokens
+            1st    decode 3 4    the logits after 3 and 4 say how likely 4 and 5 are
+            2nd    decode 5 6    those after 5 and 6, how likely 6 and 7; 7 is not decoded
         """
         self._check()
         base, slot = self.engine.base, self.slot
         given = [*self.prompt, *self.tokens[:-1]]
-        active = tuple(self.active.values())
-        self.engine.begin(slot, self.prompt, _Nobody(), active)  # cuts the cache back, no more
+        self.engine.begin(slot, self.prompt, _Nobody())  # cuts the cache back, no more
         pieces = [base.vocabulary.tokens[token] for token in self.tokens[:-1]]
-        deltas = [_follow(one, pieces) for one in active]
+        deltas = [_follow(one, slot.sequence, pieces) for one in self.active]
         first = len(self.prompt) - 1
         for start, stop in self._chunks(len(slot.cached), first, len(given)):
             wanted = range(min(max(first - start, 0), stop - start), stop - start)
@@ -213,7 +156,7 @@ class Passage:
 
     def _scores(self, variants: Sequence[Mapping[str, float]]) -> list[Score]:
         """A score for each way to set strengths anew."""
-        own = {name: one.alpha for name, one in self.active.items()}
+        own = {one.name: one.alpha for one in self.active}
         strengths = [tuple({**own, **variant}.values()) for variant in variants]
         logprobs = np.empty((len(variants), len(self.tokens)), np.float64)
         greedy = np.empty(logprobs.shape, np.bool_)
@@ -236,15 +179,16 @@ class _Nobody:
         raise AssertionError("a text that is given is not sampled")
 
 
-def _follow(active: ActiveSteering, pieces: Sequence[bytes]) -> Iterator[Shift]:
+def _follow(active: ActiveAdapter, sequence: int, pieces: Sequence[bytes]) -> Iterator[Shift]:
     """The shift after the prompt, then after each piece of the text."""
-    steering = active.steering
-    active.begin()
-    yield active.shift()
+    steering = active.steerings[sequence]
+    active.begin(sequence)
+    yield active.shift(sequence)
     at = 0
     while at < len(pieces):
         # A plan ends before a piece that changes delta tokens behind it, so it may be a short one.
-        steering.plan(pieces[at : at + AHEAD], kept=len(steering.places))
+        steering.plan(pieces[at : at + AHEAD], kept=len(steering.forecasts))
         advance([steering])
-        yield from (active.shift(draft) for draft in range(len(steering.places)))
-        at += len(steering.places)
+        found = len(steering.forecasts)
+        yield from (active.shift(sequence, draft) for draft in range(found))
+        at += found

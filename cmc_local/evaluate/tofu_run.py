@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from cmc_local.engine.replies import Score
+from cmc_local.engine.scoring import Score
 from cmc_local.errors import InputError
 from cmc_local.evaluate.journal import Value, Work
 from cmc_local.evaluate.reply_measures import answers

@@ -33,15 +33,13 @@ from llama_cpp import llama_chat_format
 
 from cmc_local.base.threads import leaves_a_core, usual_delta_threads
 from cmc_local.base.vocabulary import vocabulary_of
-from cmc_local.engine.scoring import Alphas
 from cmc_local.errors import UsageError
 from cmc_local.integrations.llama_processor import DeltaWorker, Ids, Scores, SteeringProcessor
 from cmc_local.lifetime import Closing
 from cmc_local.model.steered import AdapterLike
 from cmc_local.settings import Control, Overlap
-from cmc_local.steer.control import check_alpha
 from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.steer.strengths import Alphas, check_alpha, free_name, strengths
 from cmc_local.text.prompts import Message, base_text
 
 __all__ = ["LlamaSteering", "SteeredLlama", "SteeringProcessor"]
@@ -94,10 +92,7 @@ class LlamaSteering(Closing):
             llm.__class__ = type(type(llm).__name__, (_SteerableLlama, type(llm)), {})
 
     def _add(self, adapter: LoadedAdapter, alpha: float | None) -> None:
-        name, number = adapter.name, 1
-        while name in self.adapters:
-            number += 1
-            name = f"{adapter.name}-{number}"
+        name = free_name(adapter.name, self.adapters)
         self.adapters[name] = adapter
         self.alphas[name] = adapter.alpha if alpha is None else check_alpha(alpha)
 
@@ -108,25 +103,14 @@ class LlamaSteering(Closing):
         own processors may follow in the list. Raises UsageError for messages out of order.
         """
         self._worker.check_open()
-        strengths = self._strengths(alphas)
+        chosen = strengths(self.alphas, alphas)
         messages = _messages(asked)
         active = tuple(
-            ActiveSteering(
-                adapter.steerings[0], adapter.mapped, strengths[name], adapter.prompt(messages)
-            )
+            adapter.active(chosen[name], adapter.prompt(messages))
             for name, adapter in self.adapters.items()
-            if strengths[name] != 0.0
+            if chosen[name] != 0.0
         )
         return _Processors([SteeringProcessor(self._worker, active)] if active else [])
-
-    def _strengths(self, alphas: Alphas | None) -> dict[str, float]:
-        chosen = alphas if isinstance(alphas, Mapping) else dict.fromkeys(self.adapters, alphas)
-        for name in chosen:
-            if name not in self.adapters:
-                known = ", ".join(self.adapters) or "none"
-                raise UsageError(f"no adapter {name!r} is loaded: there are {known}")
-        given = {name: check_alpha(alpha) for name, alpha in chosen.items() if alpha is not None}
-        return {**self.alphas, **given}
 
     def close(self) -> None:
         """Free the deltas; more than once is fine."""
@@ -360,5 +344,5 @@ def _refuse_draft_model(llm: Any) -> None:
     if llm.draft_model is not None:
         raise UsageError(
             "a Llama with a draft model cannot be steered: open it without draft_model"
-            ' (SteeredModel guesses ahead with speculate="auto")'
+            " (SteeredModel guesses ahead with speculate=4)"
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cmc_local.errors import UsageError
 from cmc_local.steer.control import add_shifts
-from cmc_local.steer.steering import ActiveSteering, advance
+from cmc_local.steer.steering import ActiveAdapter, advance
 
 Ids = NDArray[np.intc]
 """(n,) intc, the base model's tokens so far, prompt and reply."""
@@ -78,7 +78,7 @@ class SteeringProcessor:
     seen in the tokens too, so it also works in a loop of one's own over `eval` and `sample`.
     """
 
-    def __init__(self, worker: DeltaWorker, active: Sequence[ActiveSteering]) -> None:
+    def __init__(self, worker: DeltaWorker, active: Sequence[ActiveAdapter]) -> None:
         self._worker = worker
         self._active = tuple(active)
         self._prompt: Ids = np.empty(0, np.intc)
@@ -115,14 +115,12 @@ class SteeringProcessor:
     def _work(self, anew: bool, data: bytes) -> None:
         try:
             for one in self._active if anew else ():
-                one.steering.begin(one.prompt)
-            for one in self._active if data else ():
-                one.steering.plan([data])
-            if data:
-                advance([one.steering for one in self._active])
+                one.begin(0)
+            steerings = [one.steerings[0] for one in self._active] if data else []
+            for steering in steerings:
+                steering.plan([data])
+            advance(steerings)
         except BaseException:
-            for one in self._active:
-                one.steering.stale = True
             self._worker.follower = None
             raise
 
@@ -136,7 +134,7 @@ class SteeringProcessor:
         self.follow(ids)
         self._worker.wait()
         self._row[:] = scores
-        add_shifts(self._row, [one.shift() for one in self._active])
+        add_shifts(self._row, [one.shift(0) for one in self._active])
         return self._row
 
 

@@ -25,7 +25,6 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from cmc_local.engine.scoring import Passage
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.hub.places import gguf_path, parse_adapter
-from cmc_local.model.batching import Acting
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
 from cmc_local.steer.loaded_adapter import LoadedAdapter
@@ -67,11 +66,11 @@ class _SteeredTexts(SteeredModel):
 
     def _passage(self, first: int, rest: Sequence[int]) -> Passage:
         slot = self._slots[0]
-        active = {
-            name: Acting(one, self.alphas[name], _empty_question(one)).on(slot.sequence)
+        active = [
+            one.active(self.alphas[name], _empty_question(one))
             for name, one in self.adapters.items()
             if self.alphas[name] != 0.0
-        }
+        ]
         return Passage(self._engine, slot, [first], rest, active, self._batch)
 
 
@@ -195,11 +194,11 @@ class SteeredLM(LM):  # type: ignore[misc]
 
         Where nothing fits, the context as it is: whoever uses it says what is too long.
         """
-        base, asking = self.model.base, self.model.asking(self._base_prompt)
+        base, form = self.model.base, self.model.base_prompt_form(self._base_prompt)
         limit = base.n_ctx - room
 
         def fits(cut: int) -> bool:
-            prompt = asking.text(base, [{"role": "user", "content": context[cut:]}])
+            prompt = form.text(base, [{"role": "user", "content": context[cut:]}])
             return len(base.tokenize(prompt.text, special=prompt.special, bos=prompt.bos)) <= limit
 
         if len(context.encode()) <= limit // 2 or fits(0):  # short ones need not be tokenised

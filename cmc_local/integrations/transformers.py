@@ -32,10 +32,11 @@ from cmc_local.delta.onnx_delta import OnnxDelta
 from cmc_local.delta.source import Feed, ShiftSource
 from cmc_local.errors import TokenizerError, UsageError
 from cmc_local.settings import Control
-from cmc_local.steer.control import Shift, add_shifts, check_alpha
+from cmc_local.steer.control import Shift, add_shifts
 from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
-from cmc_local.steer.steering import WORTH_COPYING, Place, Steering, advance, common_prefix
-from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer
+from cmc_local.steer.steering import WORTH_COPYING, Forecast, Steering, advance
+from cmc_local.steer.strengths import check_alpha
+from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer, common_prefix
 from cmc_local.text.prompts import Message, base_text
 from cmc_local.text.vocabulary import Role, Vocabulary, from_tokenizer_json
 
@@ -107,8 +108,8 @@ class SteeringProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers 
         replies = self._replies(input_ids)
         rows = self._prepared(len(replies), scores.shape[-1])
         shifted = np.array(scores.detach().float().cpu().numpy(), np.float32, order="C")
-        for row, place in zip(shifted, rows.follow(replies), strict=True):
-            add_shifts(row, [Shift(rows.mapped, place.shift, self._alpha, place.offers)])
+        for row, forecast in zip(shifted, rows.follow(replies), strict=True):
+            add_shifts(row, [Shift(rows.mapped, forecast.shift, self._alpha, forecast.offers)])
         found = scores.new_tensor(shifted)
         gained = found.logsumexp(-1, keepdim=True) - scores.logsumexp(-1, keepdim=True)
         return found - gained.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -189,7 +190,7 @@ class Rows:
         for branch in self.branches:
             branch.reply = None
 
-    def follow(self, replies: Sequence[RowReply]) -> list[Place]:
+    def follow(self, replies: Sequence[RowReply]) -> list[Forecast]:
         """What the delta says after each reply; after an error all steerings begin anew."""
         try:
             branches = self._assigned(replies)
@@ -200,7 +201,7 @@ class Rows:
             for branch in self.branches:
                 branch.reply, branch.steering.stale = None, True
             raise
-        return [branch.steering.places[0] for branch in branches]
+        return [branch.steering.forecasts[0] for branch in branches]
 
     def _assigned(self, replies: Sequence[RowReply]) -> list[Branch]:
         """For each reply the branch that is at it or one token before it, else a free one."""

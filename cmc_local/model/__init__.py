@@ -1,4 +1,6 @@
 """What users hold: SteeredModel, SharedModel, and the life of a reply, Ask -> Request -> Reply.
 
-May import the rooms below. Knows nothing of the command line, the server or the hub.
+`requests.py` makes requests of asks, `replies.py` writes one, `batching.py` steps several,
+`queue.py` says whose turn it is. May import the rooms below. Knows nothing of the command line, the
+server or the hub.
 """

@@ -1,29 +1,39 @@
-"""Many replies at once: requests wait for a slot, and all that have one step together.
+"""Many replies at once: each has a slot, and all of them have one step together.
 
-    submit -> queue -> a free slot, best the one that remembers the prompt's beginning -> step, step
+    submit -> a free slot, best the one that remembers the prompt's beginning -> step, step -> end
 
 A reply that ends frees its slot for the next request at once; nobody waits for the others of "its"
-batch (continuous batching). Each request has its own adapters, strengths and sampling.
+batch (continuous batching). Each request has its own adapters, strengths and sampling. Who waits
+for a slot, and whose turn it is, is the business of `shared.py`.
+
+A `Reply` is a request under way:
+
+    begin -> the notice; read, where the prompt is given back -> the prompt
+    add   <- the tokens that its run chose in one step -> the text that they set free
+    end   -> the last piece: why it ended, what it cost
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import zip_longest
 from time import perf_counter
 from typing import Protocol
 
-from cmc_local.engine.logprobs import Watch
+from cmc_local.engine.logprobs import LogprobRecorder, TokenDetail
 from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.replies import FinishReason, Piece, Reply
-from cmc_local.engine.step import Chooser, Engine, Run, Slot
+from cmc_local.engine.slots import Chooser, Run, Slot
+from cmc_local.engine.step import Engine
 from cmc_local.errors import UsageError
-from cmc_local.model.echo import Reading
+from cmc_local.model.echo import EchoReader
+from cmc_local.model.replies import FinishReason, Piece
+from cmc_local.model.requests import Request
 from cmc_local.settings import Sampling
-from cmc_local.steer.loaded_adapter import LoadedAdapter
-from cmc_local.steer.steering import ActiveSteering, common_prefix
-from cmc_local.text.alignment import DeltaPrompt
+from cmc_local.text.alignment import common_prefix
+from cmc_local.text.text_stream import TextStream
+from cmc_local.text.vocabulary import Role
 
 Outcome = tuple[int, Piece | UsageError]
 """A request's number, and what came of it."""
@@ -35,91 +45,123 @@ class Sampler(Chooser, Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Acting:
-    """An adapter that acts on a request."""
+class Reply:
+    """A request under way in a slot, whose sampler it owns."""
 
-    adapter: LoadedAdapter
-    alpha: float
-    prompt: DeltaPrompt
-    given: bytes = b""
-    """What the answer begins with, at the end of the base model's prompt."""
-    given_before_echo: bytes = b""
-    """What of it comes before the tokens that are read with shifts."""
+    def __init__(self, request: Request, engine: Engine, slot: Slot, sampler: Sampler) -> None:
+        """Nothing is done before `begin`."""
+        self.slot = slot
+        self.run: Run | None = None
+        """Its tokens; None while the prompt is still to be given back."""
+        self.reason: FinishReason | None = None
+        """Why it ended; None while it goes on."""
+        self._request = request
+        self._engine = engine
+        self._sampler = sampler
+        self._reader: EchoReader | None = None
+        self._recorder = self._new_recorder()
+        self._stream = TextStream(request.sampling.stop)
+        self._count = 0
+        self._tokens: list[int] = []  # whose text is held back
+        self._details: list[TokenDetail] = []
+        self._end: TokenDetail | None = None
 
-    def on(self, sequence: int, *, echo: bool = False) -> ActiveSteering:
-        """Its steering on one of the base model's sequences."""
-        return ActiveSteering(
-            self.adapter.steerings[sequence],
-            self.adapter.mapped,
-            self.alpha,
-            self.prompt,
-            self.adapter.costs,
-            self.given_before_echo if echo else self.given,
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` was called."""
+        return self.run is not None or self.reading
+
+    @property
+    def reading(self) -> bool:
+        """Whether its prompt is being read, to be given back."""
+        return self._reader is not None
+
+    def begin(self) -> list[Piece]:
+        """Take the slot; the notice, where there is one."""
+        request, echo = self._request, self._request.echo
+        if echo is None:
+            self._write()
+        else:
+            self._reader = EchoReader(
+                self._engine, self.slot, request.tokens, echo, self._new_recorder()
+            )
+        return [Piece("", notice=request.notice)] if request.notice else []
+
+    def read(self) -> list[Piece]:
+        """Read on in the prompt; once all of it is read it comes back, and the reply begins."""
+        reader, request = self._reader, self._request
+        assert reader is not None and request.echo is not None
+        if reader.step():
+            return []
+        self._reader = None
+        reader.book(self._write().timings)
+        if not request.sampling.max_tokens:
+            self.reason = "length"
+        details = tuple(reader.details)
+        return [Piece(request.echo.text, tuple(request.tokens), details=details, echo=True)]
+
+    def add(self, chosen: Sequence[int]) -> Piece | None:
+        """The text that these tokens set free, up to the one that ends the reply."""
+        vocabulary, sampling, text = self._engine.base.vocabulary, self._request.sampling, ""
+        details = self._recorder.collected() if self._recorder is not None else []
+        for token, detail in zip_longest(chosen, details):
+            if vocabulary.roles[token] == Role.EOS:
+                self.reason = "stop"
+                self._end = detail
+                break
+            self._count += 1
+            self._tokens.append(token)
+            if detail is not None:
+                self._details.append(detail)
+            text += self._stream.push(vocabulary.tokens[token])
+            if self._stream.stopped:
+                self.reason = "stop"
+                break
+            if self._count >= sampling.max_tokens:
+                self.reason = "length"
+                break
+        if not text:
+            return None
+        piece = Piece(text, tuple(self._tokens), details=tuple(self._details))
+        self._tokens.clear()
+        self._details.clear()
+        return piece
+
+    def end(self, reason: FinishReason) -> Piece:
+        """Leave the slot; the last piece, for `reason` if the reply had none of its own."""
+        self.reason = self.reason or reason
+        self._engine.end(self.slot)
+        self._sampler.close()
+        if self.run is None:
+            return Piece("", finish_reason=self.reason)
+        return Piece(
+            self._stream.finish(),
+            tuple(self._tokens),
+            self.reason,
+            replace(self.run.timings, generated_tokens=self._count),
+            details=tuple(self._details),
+            end=self._end,
         )
 
+    def _write(self) -> Run:
+        request = self._request
+        self.run = self._engine.begin(
+            self.slot,
+            request.tokens,
+            self._sampler,
+            request.active,
+            lookup=PromptLookup(request.tokens, drafts=request.drafts) if request.drafts else None,
+            recorder=self._recorder,
+        )
+        return self.run
 
-@dataclass(frozen=True)
-class Echo:
-    """A prompt that is given back."""
-
-    shifted: int
-    """The token from which on the shifts act."""
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What one reply is to be."""
-
-    tokens: Sequence[int]
-    """The base model's prompt."""
-    acting: Sequence[Acting]
-    sampling: Sampling
-    guesses: bool = False
-    """Whether guessed tokens are checked several at once."""
-    top_logprobs: int | None = None
-    """Alternatives that each token's details name; None: no details."""
-    plain: bool = False
-    """Whether details also say what the base model alone would say."""
-    echo: Echo | None = None
-    """How the prompt is given back first; None: it is not."""
-
-    def watch(self) -> Watch | None:
-        """What looks at the rows that its tokens are chosen from."""
-        return None if self.top_logprobs is None else Watch(self.top_logprobs, plain=self.plain)
-
-    def begin(
-        self, engine: Engine, slot: Slot, chooser: Chooser, watch: Watch | None = None
-    ) -> Run:
-        """Its run, in this slot."""
-        active = [one.on(slot.sequence) for one in self.acting]
-        guesser = PromptLookup(self.tokens) if self.guesses else None
-        return engine.begin(slot, self.tokens, chooser, active, guesser=guesser, watcher=watch)
-
-    def read(self, engine: Engine, slot: Slot) -> Reading | None:
-        """The reading of its prompt, in this slot; None where it is not to be given back."""
-        if self.echo is None:
-            return None
-        active = [one.on(slot.sequence, echo=True) for one in self.acting]
-        return Reading(engine, slot, self.tokens, self.echo.shifted, active, self.watch())
-
-
-@dataclass(eq=False)
-class _Flight:
-    """A request in a slot."""
-
-    number: int
-    request: Request
-    slot: Slot
-    sampler: Sampler
-    reading: Reading | None = None
-    reply: Reply | None = None
-    """None while the prompt is still to be given back."""
+    def _new_recorder(self) -> LogprobRecorder | None:
+        top = self._request.top_logprobs
+        return None if top is None else LogprobRecorder(top, plain=self._request.plain)
 
 
 class Batch:
-    """The replies in flight on one engine. Belongs to one thread."""
+    """The replies under way on one engine. Belongs to one thread."""
 
     def __init__(
         self, engine: Engine, slots: Sequence[Slot], make_sampler: Callable[[Sampling], Sampler]
@@ -127,20 +169,14 @@ class Batch:
         self._engine = engine
         self._free = deque(slots)  # the one that rested longest first
         self._make_sampler = make_sampler
-        self._queue: deque[tuple[int, Request, Sampler]] = deque()
-        self._flights: list[_Flight] = []
+        self._replies: dict[int, Reply] = {}
         self._cancelled: set[int] = set()
         self._next = 0
 
     @property
-    def waiting(self) -> int:
-        """Requests that have no slot yet."""
-        return len(self._queue)
-
-    @property
     def active(self) -> int:
-        """Requests that have a slot."""
-        return len(self._flights)
+        """Requests under way."""
+        return len(self._replies)
 
     @property
     def free(self) -> int:
@@ -148,131 +184,96 @@ class Batch:
         return len(self._free)
 
     def submit(self, request: Request, sampler: Sampler | None = None) -> int:
-        """Queue a request, with a sampler made before or a new one; its number in `step`'s."""
+        """Give a request a free slot; its number in what `step` returns.
+
+        With a sampler made before, or a new one. Raises UsageError where no slot is free.
+        """
+        if not self._free:
+            raise UsageError("no slot is free: step until a reply ends")
         sampler = sampler or self._make_sampler(request.sampling)
-        self._queue.append((self._next, request, sampler))
+        slot = max(self._free, key=lambda slot: common_prefix(slot.cached, request.tokens))
+        self._free.remove(slot)
+        self._replies[self._next] = Reply(request, self._engine, slot, sampler)
         self._next += 1
         return self._next - 1
 
     def cancel(self, number: int) -> None:
         """End a request at the next step; nothing happens to one that is over."""
-        known = {one for one, _, _ in self._queue} | {flight.number for flight in self._flights}
-        self._cancelled |= {number} & known
+        if number in self._replies:
+            self._cancelled.add(number)
 
     def step(self) -> list[Outcome]:
         """Take every reply further; the pieces that came, by the numbers of their requests.
 
         The last piece of each request has a finish reason. A request whose grammar allows nothing
-        ends in a UsageError instead; any other error is raised, and ends all that are in flight.
+        ends in a UsageError instead; any other error is raised, and ends all that are under way.
         """
         try:
-            pieces = self._drop_cancelled()
-            self._admit()
-            pieces += self._read()
-            pieces += self._end_full()
-            pieces += self._reply()
+            outcomes = self._begin()
+            outcomes += self._end_cancelled_and_full()
+            outcomes += self._read()
+            outcomes += self._write()
         except BaseException:
             self.clear()
             raise
-        return pieces
+        return outcomes
 
     def clear(self) -> None:
-        """Drop everything, in flight or not."""
-        for _, _, sampler in self._queue:
-            sampler.close()
-        self._queue.clear()
-        for flight in list(self._flights):
-            self._land(flight)
+        """End all that is under way; nobody is told."""
+        for number in list(self._replies):
+            self._end(number)
 
-    def _admit(self) -> None:
-        while self._queue and self._free:
-            number, request, sampler = self._queue.popleft()
-            slot = max(self._free, key=lambda slot: common_prefix(slot.cached, request.tokens))
-            self._free.remove(slot)
-            flight = _Flight(number, request, slot, sampler)
-            self._flights.append(
-                flight
-            )  # known before what may go wrong, so that it can be dropped
-            flight.reading = request.read(self._engine, slot)
-            if flight.reading is None:
-                flight.reply = self._begin(flight)
+    def _begin(self) -> list[Outcome]:
+        new = [(number, reply) for number, reply in self._replies.items() if not reply.begun]
+        return [(number, piece) for number, reply in new for piece in reply.begin()]
 
-    def _begin(self, flight: _Flight) -> Reply:
-        request, watch = flight.request, flight.request.watch()
-        run = request.begin(self._engine, flight.slot, flight.sampler, watch)
-        return Reply(run, self._engine.base.vocabulary, request.sampling, watch)
+    def _end_cancelled_and_full(self) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for number, reply in list(self._replies.items()):
+            if number in self._cancelled:
+                outcomes.append(self._end(number, "cancelled"))
+            elif reply.run is not None and not self._engine.has_room(reply.run):
+                outcomes.append(self._end(number, "length"))
+        return outcomes
 
     def _read(self) -> list[Outcome]:
-        """Read on in one of the prompts that are to be given back; it, if it was read whole.
+        """Read on in one of the prompts that are to be given back.
 
         One a step and by turns, so that neither replies nor cancellations wait for many.
         """
-        flight = next((one for one in self._flights if one.reading is not None), None)
-        if flight is None or flight.reading is None:
+        number = next((number for number, one in self._replies.items() if one.reading), None)
+        if number is None:
             return []
-        self._flights.remove(flight)
-        self._flights.append(flight)
-        reading, request = flight.reading, flight.request
-        if reading.step():
-            return []
-        flight.reading = None
-        assert request.echo is not None
-        details = tuple(reading.details)
-        echoed = Piece(request.echo.text, tuple(request.tokens), details=details, echo=True)
-        flight.reply = self._begin(flight)
-        reading.book(flight.reply.run.timings)
-        if request.sampling.max_tokens:
-            return [(flight.number, echoed)]
-        return [(flight.number, echoed), self._land(flight, "length")]
+        reply = self._replies[number] = self._replies.pop(number)  # behind the others
+        outcomes: list[Outcome] = [(number, piece) for piece in reply.read()]
+        if reply.reason is not None:
+            outcomes.append(self._end(number))
+        return outcomes
 
-    def _reply(self) -> list[Outcome]:
+    def _write(self) -> list[Outcome]:
         """One step of all replies."""
-        replies = [(flight, flight.reply) for flight in self._flights if flight.reply is not None]
-        if not replies:
+        writing = [(n, one, one.run) for n, one in self._replies.items() if one.run is not None]
+        if not writing:
             return []
         begun = perf_counter()
-        chosen = self._engine.step([reply.run for _, reply in replies])
+        chosen = self._engine.step([run for _, _, run in writing])
         spent = perf_counter() - begun
-        pieces: list[Outcome] = []
-        for (flight, reply), tokens in zip(replies, chosen, strict=True):
-            reply.run.timings.total_seconds += spent
-            if reply.run.failed is not None:
-                self._land(flight)
-                pieces.append((flight.number, reply.run.failed))
+        outcomes: list[Outcome] = []
+        for (number, reply, run), tokens in zip(writing, chosen, strict=True):
+            run.timings.total_seconds += spent
+            if run.failed is not None:
+                self._end(number)
+                outcomes.append((number, run.failed))
                 continue
-            if (piece := reply.take(tokens)) is not None:
-                pieces.append((flight.number, piece))
+            if (piece := reply.add(tokens)) is not None:
+                outcomes.append((number, piece))
             if reply.reason is not None:
-                pieces.append(self._land(flight))
-        return pieces
+                outcomes.append(self._end(number))
+        return outcomes
 
-    def _drop_cancelled(self) -> list[Outcome]:
-        cancelled, self._cancelled = self._cancelled, set()
-        if not cancelled:
-            return []
-        pieces: list[Outcome] = []
-        for entry in [entry for entry in self._queue if entry[0] in cancelled]:
-            self._queue.remove(entry)
-            entry[2].close()
-            pieces.append((entry[0], Piece("", finish_reason="cancelled")))
-        for flight in [flight for flight in self._flights if flight.number in cancelled]:
-            pieces.append(self._land(flight, "cancelled"))
-        return pieces
-
-    def _end_full(self) -> list[tuple[int, Piece]]:
-        full = [
-            flight
-            for flight in self._flights
-            if flight.reply is not None and not self._engine.has_room(flight.reply.run)
-        ]
-        return [self._land(flight, "length") for flight in full]
-
-    def _land(self, flight: _Flight, reason: FinishReason = "cancelled") -> tuple[int, Piece]:
+    def _end(self, number: int, reason: FinishReason = "cancelled") -> tuple[int, Piece]:
         """Free the slot; the reply's last piece."""
-        self._flights.remove(flight)
-        self._engine.end(flight.slot)
-        flight.sampler.close()
-        self._free.append(flight.slot)
-        if flight.reply is None:
-            return flight.number, Piece("", finish_reason=reason)
-        return flight.number, flight.reply.last(reason)
+        reply = self._replies.pop(number)
+        self._cancelled.discard(number)
+        self._free.append(reply.slot)
+        return number, reply.end(reason)

@@ -14,17 +14,19 @@ from time import perf_counter
 
 import numpy as np
 
-from cmc_local.engine.logprobs import TokenDetail, Watch
+from cmc_local.engine.logprobs import LogprobRecorder, TokenDetail
 from cmc_local.engine.scoring import Passage
-from cmc_local.engine.step import Engine, Slot, Timings
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
+from cmc_local.engine.timings import Timings
+from cmc_local.model.requests import Echo
 from cmc_local.steer.control import add_shifts
-from cmc_local.steer.steering import ActiveSteering
 
 CHUNK = 128
 """Tokens read in one step, at most."""
 
 
-class Reading:
+class EchoReader:
     """One prompt being read in a slot."""
 
     def __init__(
@@ -32,45 +34,40 @@ class Reading:
         engine: Engine,
         slot: Slot,
         tokens: Sequence[int],
-        answer: int,
-        active: Sequence[ActiveSteering],
-        watch: Watch | None,
+        echo: Echo,
+        recorder: LogprobRecorder | None,
     ) -> None:
-        """The shifts of `active` act on the tokens from number `answer` on.
-
-        Without a `watch` nobody asks for likelihoods, and there is nothing to read.
-        """
+        """Without a `recorder` nobody asks for likelihoods, and there is nothing to read."""
         self.details: list[TokenDetail] = []
         """Of the tokens read so far."""
         self._engine = engine
-        self._watch = watch
+        self._recorder = recorder
         self._row_seconds: float | None = None
         self._seconds = 0.0
         self._left: Iterator[int] = iter(tokens[1:])
         parts: list[Passage] = []
-        if watch is not None:
+        if recorder is not None:
             self.details.append(TokenDetail(tokens[0], None))
             self._row = np.empty(len(engine.base.vocabulary), np.float32)
-            answer = max(answer, 1)
-            named = {str(i): one for i, one in enumerate(active)}
-            for start, end, acting in ((1, answer, {}), (answer, len(tokens), named)):
+            answer = max(echo.shifted, 1)
+            for start, end, active in ((1, answer, ()), (answer, len(tokens), echo.active)):
                 if start < end:
                     given = tokens[:start], tokens[start:end]
-                    parts.append(Passage(engine, slot, *given, acting, CHUNK, self._most_rows))
+                    parts.append(Passage(engine, slot, *given, active, CHUNK, self._most_rows))
         self._strides = (stride for passage in parts for stride in passage.strides())
 
     def step(self) -> bool:
         """Read some more; False when all of it has been read."""
         begun, before = perf_counter(), len(self.details)
         stride = next(self._strides, None)
-        if stride is None or self._watch is None:
+        if stride is None or self._recorder is None:
             return False
         for logits, shifts in stride:
             np.copyto(self._row, logits)
-            self._watch.before(self._row)
+            self._recorder.before(self._row)
             add_shifts(self._row, shifts)
-            self._watch.after(self._row, next(self._left))
-        self.details += self._watch.take()
+            self._recorder.after(self._row, next(self._left))
+        self.details += self._recorder.collected()
         spent = perf_counter() - begun
         self._seconds += spent
         self._row_seconds = spent / max(len(self.details) - before, 1)
@@ -78,7 +75,7 @@ class Reading:
 
     def book(self, timings: Timings) -> None:
         """What was read for a reply is part of what its prompt cost."""
-        if self._watch is not None:
+        if self._recorder is not None:
             timings.reused_tokens = 0
             timings.prompt_seconds += self._seconds
             timings.total_seconds += self._seconds

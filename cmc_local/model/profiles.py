@@ -24,8 +24,8 @@ import platformdirs
 
 from cmc_local import files
 from cmc_local.delta.adapter import SETTINGS_FILE
-from cmc_local.engine.scoring import Scoring
 from cmc_local.errors import AdapterError, GGUFError, PromptTooLong
+from cmc_local.model.scores import Scoring
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.rows import Conversation
 from cmc_local.text.vocabulary import Vocabulary

@@ -71,22 +71,22 @@ def answer_offset(form: PromptForm, text: bytes) -> int | None:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one delta is told of a prompt."""
+class SplitPrompt:
+    """A raw prompt as one delta sees it: what is asked, then the answer so far."""
 
     prompt: DeltaPrompt
-    offset: int
-    """Where in the text the answer begins; its end where all of the answer is to come."""
+    answer: int
+    """Where in the text the answer begins; the text's end where all of it is to come."""
 
 
-def tell(adapter: LoadedAdapter, raw: RawPrompt, *, echo: bool) -> Told:
-    """What the delta of `adapter` is told."""
+def split_prompt(adapter: LoadedAdapter, raw: RawPrompt, *, echo: bool) -> SplitPrompt:
+    """The prompt as the delta of `adapter` sees it; with `echo` its own text is judged."""
     form, offset = adapter.form, answer_offset(adapter.form, raw.text)
     if offset is not None:
         asked = raw.text[:offset].decode("utf-8", "replace")
         spaces = form.turn[len(form.turn.rstrip(" ")) :]
-        return Told(adapter.verbatim(asked + spaces), offset)
+        return SplitPrompt(adapter.verbatim(asked + spaces), offset)
     if echo:
-        return Told(adapter.verbatim(form.question("")), 0)
+        return SplitPrompt(adapter.verbatim(form.question("")), 0)
     question = raw.text.decode("utf-8", "replace")
-    return Told(adapter.prompt([{"role": "user", "content": question}]), len(raw.text))
+    return SplitPrompt(adapter.prompt([{"role": "user", "content": question}]), len(raw.text))

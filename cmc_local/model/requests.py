@@ -1,6 +1,6 @@
-"""What is asked of a steered model, and what becomes of it: `Ask` -> `Request`.
+"""What somebody wants of a steered model, and what it takes to write it: `Ask` -> `Request`.
 
-    conversation --> text/base_prompt.py -> base tokens     each acting adapter -> delta prompt
+    conversation --> text/base_prompt.py -> base tokens     each active adapter -> delta prompt
     raw text, tokens --> raw_prompts.py -> base tokens, and where in them the answer begins
 
 Nothing is decoded here, so whoever asks may do it in a thread of its own.
@@ -8,21 +8,20 @@ Nothing is decoded here, so whoever asks may do it in a thread of its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cmc_local.engine.scoring import Alphas
 from cmc_local.errors import PromptTooLong, UsageError
-from cmc_local.model.batching import Acting, Echo, Request
-from cmc_local.model.raw_prompts import RawPrompt, tell
+from cmc_local.model.raw_prompts import RawPrompt, split_prompt
 from cmc_local.settings import Sampling
 from cmc_local.steer.loaded_adapter import LoadedAdapter
+from cmc_local.steer.steering import ActiveAdapter
+from cmc_local.steer.strengths import Alphas, strengths
 from cmc_local.text.base_prompt import (
-    Asking,
     BasePrompt,
+    BasePromptForm,
     TextModel,
-    choose_asking,
+    choose_form,
     fit,
     too_long,
 )
@@ -51,102 +50,113 @@ class Ask:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A request, and what was done to the prompt."""
+class Echo:
+    """A prompt that is given back before its reply, with its likelihoods."""
 
-    request: Request
-    dropped: int = 0
-    """Oldest turns that the context had no room for."""
+    text: str
+    shifted: int
+    """The number of the token from which on the shifts act."""
+    active: tuple[ActiveAdapter, ...] = ()
+    """The adapters as they stand before that token."""
 
-    @property
-    def notice(self) -> str:
-        """A line for the reader; "" where nothing was dropped."""
-        if not self.dropped:
-            return ""
-        turns = f"{self.dropped} oldest turns were" if self.dropped > 1 else "oldest turn was"
-        return f"the base model's context is full: the {turns} left out"
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """All that it takes to write one reply."""
+
+    tokens: Sequence[int]
+    """The base model's prompt."""
+    sampling: Sampling
+    active: tuple[ActiveAdapter, ...] = ()
+    """The adapters that act; one of strength 0 is not among them."""
+    drafts: int = 0
+    """How many tokens are drafted for a step; 0 drafts none."""
+    top_logprobs: int | None = None
+    """Alternatives that each token's details name; None: no details."""
+    plain: bool = False
+    """Whether details also say what the base model alone would say."""
+    echo: Echo | None = None
+    """The prompt as it comes back first; None: it does not."""
+    notice: str = ""
+    """A line for the reader about what was done to the prompt."""
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """The models that asks are put to."""
+class RequestMaker:
+    """A base model and its adapters as they are now, and the requests that asks become there."""
 
     base: TextModel
     n_ctx: int
     adapters: Mapping[str, LoadedAdapter]
     alphas: Mapping[str, float]
     """Their strengths where an ask says nothing."""
-    guesses: bool = False
-    """Whether the engine checks guessed tokens."""
+    drafts: int = 0
+    """How many tokens are drafted for one step of a reply."""
 
-    def strengths(self, alphas: Alphas | None, *, exact: bool = False) -> dict[str, float]:
-        """The strengths in force with `alphas` over the adapters' own, or 0 if `exact`; checked."""
-        if alphas is None:
-            return dict(self.alphas)
-        if not isinstance(alphas, Mapping):
-            alphas = dict.fromkeys(self.adapters, alphas)
-        for name, alpha in alphas.items():
-            if name not in self.adapters:
-                known = ", ".join(self.adapters) or "none"
-                raise UsageError(f"no adapter {name!r} is loaded: there are {known}")
-            if not math.isfinite(alpha):
-                raise UsageError(f"the alpha of {name} must be a finite number, not {alpha}")
-        return {**(dict.fromkeys(self.alphas, 0.0) if exact else self.alphas), **alphas}
-
-    def acting(self, alphas: Alphas | None) -> list[tuple[LoadedAdapter, float]]:
+    def active(
+        self, alphas: Alphas | None, *, exact: bool = False
+    ) -> list[tuple[LoadedAdapter, float]]:
         """The adapters that act, and how strongly; one of strength 0 is not even run."""
-        chosen = self.strengths(alphas)
+        chosen = strengths(self.alphas, alphas, exact=exact)
         return [(one, chosen[name]) for name, one in self.adapters.items() if chosen[name]]
 
-    def asking(self, kind: BasePrompt | None = None, alphas: Alphas | None = None) -> Asking:
+    def form(
+        self, kind: BasePrompt | None, active: Sequence[tuple[LoadedAdapter, float]]
+    ) -> BasePromptForm:
         """How the base model is asked; the adapter's form is the first one's that acts."""
-        acting = [one for one, _ in self.acting(alphas)] or list(self.adapters.values())
-        if not acting:
-            return choose_asking(self.base, kind, None)
-        return choose_asking(self.base, kind, acting[0].form, acting[0].turns)
+        first = next(iter([*(one for one, _ in active), *self.adapters.values()]), None)
+        if first is None:
+            return choose_form(self.base, kind, None)
+        return choose_form(self.base, kind, first.form, first.turns)
 
-    def prepare(self, ask: Ask) -> Prepared:
+    def make(self, ask: Ask) -> Request:
         """The request; UsageError and PromptTooLong where it cannot be one."""
         if not ask.sampling.max_tokens and not ask.echo:
             raise UsageError("max_tokens must be at least 1, not 0")
-        ask = replace(ask, alphas=self.strengths(ask.alphas, exact=ask.exact))
+        active = self.active(ask.alphas, exact=ask.exact)
         messages = conversation(ask.prompt)
-        return self._reply(ask, messages) if messages is not None else self._continuation(ask)
-
-    def _reply(self, ask: Ask, messages: Sequence[Message]) -> Prepared:
+        made = Request(
+            tokens=(),
+            sampling=ask.sampling,
+            drafts=self.drafts,
+            top_logprobs=ask.top_logprobs,
+            plain=ask.plain,
+        )
+        if messages is None:
+            return self._continuation(made, ask, active)
         if ask.echo:
             raise UsageError("a conversation is not given back: echo takes a text or tokens")
-        acting = [
-            Acting(adapter, alpha, adapter.prompt(messages))
-            for adapter, alpha in self.acting(ask.alphas)
-        ]
         reserve = min(ask.sampling.max_tokens, self.n_ctx // 4)
-        asking = self.asking(ask.base_prompt, ask.alphas)
-        fitted = fit(self.base, asking, messages, context=self.n_ctx, reserve=reserve)
-        return Prepared(self._request(ask, fitted.tokens, acting), fitted.dropped)
+        deltas = [one.active(alpha, one.prompt(messages)) for one, alpha in active]
+        form = self.form(ask.base_prompt, active)
+        fitted = fit(self.base, form, messages, context=self.n_ctx, reserve=reserve)
+        return replace(
+            made, tokens=fitted.tokens, active=tuple(deltas), notice=_left_out(fitted.dropped)
+        )
 
-    def _continuation(self, ask: Ask) -> Prepared:
-        tokens = self._raw_tokens(ask.prompt)
-        raw = RawPrompt.of(tokens, self.base.vocabulary, added=self._added_in_front())
-        told = [
-            (adapter, alpha, tell(adapter, raw, echo=ask.echo))
-            for adapter, alpha in self.acting(ask.alphas)
+    def _continuation(
+        self, made: Request, ask: Ask, active: Sequence[tuple[LoadedAdapter, float]]
+    ) -> Request:
+        """A reply that goes on from a text or from tokens."""
+        raw = RawPrompt.of(
+            self._raw_tokens(ask.prompt), self.base.vocabulary, added=self._added_in_front()
+        )
+        split = [(split_prompt(one, raw, echo=ask.echo), one, alpha) for one, alpha in active]
+        deltas = [
+            one.active(alpha, part.prompt, raw.said(part.answer, len(raw.text)))
+            for part, one, alpha in split
         ]
+        made = replace(made, tokens=raw.tokens, active=tuple(deltas))
+        if not ask.echo:
+            return made
         # Where several deltas see the answer begin in different places, the last of them counts.
-        shifted = max((raw.first_token(one.offset) for _, _, one in told), default=1)
-        shifted = max(shifted, 1)
-        acting = [
-            Acting(
-                adapter,
-                alpha,
-                one.prompt,
-                given=raw.said(one.offset, len(raw.text)),
-                given_before_echo=raw.said(one.offset, raw.starts[shifted]),
-            )
-            for adapter, alpha, one in told
+        shifted = max([1, *(raw.first_token(part.answer) for part, _, _ in split)])
+        before = [
+            replace(delta, given=raw.said(part.answer, raw.starts[shifted]))
+            for delta, (part, _, _) in zip(deltas, split, strict=True)
         ]
-        echo = Echo(shifted, raw.text.decode("utf-8", "replace")) if ask.echo else None
-        return Prepared(self._request(ask, raw.tokens, acting, echo))
+        text = raw.text.decode("utf-8", "replace")
+        return replace(made, echo=Echo(text, shifted, tuple(before)))
 
     def _added_in_front(self) -> bytes:
         """The space that SentencePiece vocabularies put before a text."""
@@ -168,19 +178,6 @@ class Asked:
             raise PromptTooLong(too_long(len(tokens), self.n_ctx))
         return tokens
 
-    def _request(
-        self, ask: Ask, tokens: Sequence[int], acting: Sequence[Acting], echo: Echo | None = None
-    ) -> Request:
-        return Request(
-            tokens,
-            tuple(acting),
-            ask.sampling,
-            self.guesses,
-            top_logprobs=ask.top_logprobs,
-            plain=ask.plain,
-            echo=echo,
-        )
-
 
 def conversation(prompt: str | Sequence[Message] | Sequence[int]) -> list[Message] | None:
     """The messages of a prompt that is a conversation."""
@@ -190,3 +187,11 @@ def conversation(prompt: str | Sequence[Message] | Sequence[int]) -> list[Messag
     if messages and len(messages) < len(prompt):
         raise UsageError("a prompt holds messages or tokens, not both")
     return messages or None
+
+
+def _left_out(turns: int) -> str:
+    """The notice about so many oldest turns that the context had no room for."""
+    if not turns:
+        return ""
+    told = f"{turns} oldest turns were" if turns > 1 else "oldest turn was"
+    return f"the base model's context is full: the {told} left out"

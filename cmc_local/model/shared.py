@@ -1,7 +1,7 @@
 """SharedModel: one steered model for many threads, tasks and clients.
 
     any thread   ask --.                               ,-> pieces, to whoever asked
-    preparer           `-> prepare -> turns by group --.   |
+    preparer           `-> Request -> FairQueue -------.   |
     worker             orders, cancellations           `-> Batch.step
 
 The worker thread owns the models; between two steps it looks for what is new and carries out one
@@ -21,6 +21,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -29,19 +30,37 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.engine.replies import Completion, Piece, completion
+from cmc_local.engine.timings import StepTimes
 from cmc_local.errors import ModelClosed, Overloaded, UsageError, WaitedTooLong
 from cmc_local.lifetime import Closing
 from cmc_local.model.batching import Batch
+from cmc_local.model.queue import FairQueue, Heard, Ticket
+from cmc_local.model.replies import Completion, Piece, completion
 from cmc_local.model.requests import Ask
 from cmc_local.model.steered import AdapterLike, BaseWithText, SteeredModel
-from cmc_local.model.tickets import Heard, State, Ticket
-from cmc_local.model.turns import Turns
 
 Result = TypeVar("Result")
 CLOSED = "the model has been closed: load it again"
 STEP_SECONDS = 0.25
 """How long a part of a prompt may hold up the replies, and whoever wants to cancel."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the worker of a `SharedModel` is doing."""
+
+    alive: bool
+    """Whether it can still take asks."""
+    busy: bool
+    """Whether it is within a step, or has something to step."""
+    active: int
+    """Replies under way."""
+    waiting: int
+    """Asks that have no slot yet."""
+    steps: int
+    """Steps taken and orders carried out so far; a busy worker that is well goes on counting."""
+    times: StepTimes
+    """Over all steps so far."""
 
 
 class SharedModel(Closing):
@@ -60,8 +79,8 @@ class SharedModel(Closing):
         self._changed = threading.Condition()
         # One, since each thread that uses a delta's tokenizer gets a cache of megabytes there.
         self._preparer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cmc-prepare")
-        self._turns: Turns[Ticket] = Turns()
-        self._flying: dict[int, Ticket] = {}
+        self._waiting = FairQueue()
+        self._active: dict[int, Ticket] = {}
         self._orders: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._news = self._closing = self._stepping = False
         self._refusal = ""  # why no more is taken; "" while it is
@@ -87,12 +106,13 @@ class SharedModel(Closing):
     def stream(self, ask: Ask, *, group: Hashable = None) -> Iterator[Piece]:
         """The reply as it comes; closing the iterator cancels it.
 
+        Asks of one `group` take turns with those of others; None is a group of its own.
         Raises UsageError for what cannot be done, Overloaded where too much is waiting
         (WaitedTooLong: it waited, and its patience ended) and ModelClosed at the end. An error of
         the models ends all replies under way with that error.
         """
         heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
-        ticket = Ticket(heard.put, group if group is not None else object())
+        ticket = Ticket(heard.put, group)
         try:
             self._submit(ask, ticket).result()
             while True:
@@ -113,7 +133,7 @@ class SharedModel(Closing):
         def hear(piece: Heard) -> None:
             loop.call_soon_threadsafe(heard.put_nowait, piece)
 
-        ticket = Ticket(hear, group if group is not None else object())
+        ticket = Ticket(hear, group)
         try:
             await asyncio.wrap_future(self._submit(ask, ticket))
             while True:
@@ -150,7 +170,7 @@ class SharedModel(Closing):
     def in_use(self, name: str) -> int:
         """How many asks an adapter acts on, waiting or under way."""
         with self._changed:
-            return sum(name in ticket.adapters for ticket in self._tickets())
+            return sum(one.uses(name) for one in [*self._active.values(), *self._waiting])
 
     def add(self, folder: str | Path, alpha: float | None = None) -> str:
         """Load one more adapter while replies go on; its name."""
@@ -193,21 +213,15 @@ class SharedModel(Closing):
     def state(self) -> State:
         """What the worker is doing now."""
         with self._changed:
-            waiting = len(self._turns)
+            waiting = len(self._waiting)
             return State(
                 alive=self._worker.is_alive() and not self._refusal,
-                busy=self._stepping or bool(waiting or self._flying),
-                active=len(self._flying),
+                busy=self._stepping or bool(waiting or self._active),
+                active=len(self._active),
                 waiting=waiting,
                 steps=self._steps,
                 times=self._model.times,
             )
-
-    def drain(self, seconds: float | None = None) -> bool:
-        """Take no more asks and wait for those there are; False if they take longer."""
-        with self._changed:
-            self._refuse("the model takes no more requests: it is being shut down")
-            return self._changed.wait_for(lambda: not (self._flying or self._turns), seconds)
 
     def close(self) -> None:
         """End what is under way and free the models; more than once is fine."""
@@ -238,32 +252,24 @@ class SharedModel(Closing):
             return
         self._check_room()
         try:
-            asked = self._model.asked
-            strengths = asked.strengths(ask.alphas, exact=ask.exact)
-            ticket.adapters = frozenset(name for name, alpha in strengths.items() if alpha)
-            ticket.prepared = asked.prepare(ask)
+            ticket.request = self._model.request(ask)
             ticket.sampler = self._model.sampler(ask.sampling)
-            self._queue(ticket, ticket.prepared.notice)
+            with self._changed:
+                self._check_room()
+                if not ticket.cancelled:
+                    self._waiting.put(ticket)
+                    ticket.queued = True
+                    self._tell()
         finally:
             if not ticket.queued:
                 ticket.close()
-
-    def _queue(self, ticket: Ticket, notice: str) -> None:
-        with self._changed:
-            self._check_room()
-            if notice:
-                ticket.tell(Piece("", notice=notice))
-            if not ticket.cancelled:
-                self._turns.put(ticket, ticket.group)
-                ticket.queued = True
-                self._tell()
 
     def _check_room(self) -> None:
         with self._changed:
             if self._refusal:
                 raise ModelClosed(self._refusal)
-            free = self._slots - len(self._flying)
-            if len(self._turns) - free >= self._most_waiting:
+            free = self._slots - len(self._active)
+            if len(self._waiting) - free >= self._most_waiting:
                 raise Overloaded(f"{self._most_waiting} requests are waiting: try again later")
 
     def _refuse(self, why: str) -> None:
@@ -291,10 +297,6 @@ class SharedModel(Closing):
         self._news = True
         self._changed.notify_all()
 
-    def _tickets(self) -> Iterator[Ticket]:
-        yield from self._flying.values()
-        yield from self._turns
-
     # --- the worker --------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -320,7 +322,7 @@ class SharedModel(Closing):
         with self._changed:
             self._stepping = False
             self._changed.notify_all()
-            if not (self._orders or self._flying or self._turns):
+            if not (self._orders or self._active or self._waiting):
                 self._changed.wait_for(lambda: self._news or self._closing)
             self._news, self._stepping = False, True
             return not self._closing
@@ -339,10 +341,10 @@ class SharedModel(Closing):
     def _hear_cancellations(self, batch: Batch) -> None:
         """Drop what nobody waits for any more, or what waited too long."""
         with self._changed:
-            for number, ticket in self._flying.items():
+            for number, ticket in self._active.items():
                 if ticket.cancelled:
                     batch.cancel(number)
-            for ticket in self._turns.drop(lambda ticket: ticket.cancelled or self._late(ticket)):
+            for ticket in self._waiting.drop(lambda ticket: ticket.cancelled or self._late(ticket)):
                 ticket.close()
                 ticket.end(WaitedTooLong("no slot became free in time: try again later"))
 
@@ -352,32 +354,29 @@ class SharedModel(Closing):
     def _admit(self, batch: Batch) -> None:
         """Fill the free slots, one group after the other."""
         with self._changed:
-            free = batch.free - batch.waiting
-            while free > 0 and self._turns:
-                ticket = self._turns.take()
-                assert ticket.prepared is not None
-                number = batch.submit(ticket.prepared.request, ticket.sampler)
-                self._flying[number] = ticket
-                free -= 1
+            while batch.free and self._waiting:
+                ticket = self._waiting.pop()
+                assert ticket.request is not None
+                self._active[batch.submit(ticket.request, ticket.sampler)] = ticket
 
     def _step(self, batch: Batch) -> None:
-        if not self._flying:
+        if not self._active:
             return
         try:
             outcomes = batch.step()
         except Exception as error:
             with self._changed:
-                failed, self._flying = list(self._flying.values()), {}
+                failed, self._active = list(self._active.values()), {}
             for ticket in failed:
                 ticket.end(error)
             return
         finally:
             self._steps += 1
         for number, outcome in outcomes:
-            ticket = self._flying[number]
+            ticket = self._active[number]
             if isinstance(outcome, Exception) or outcome.finish_reason is not None:
                 with self._changed:
-                    del self._flying[number]
+                    del self._active[number]
                 ticket.end(outcome)
             else:
                 ticket.tell(outcome)
@@ -387,8 +386,8 @@ class SharedModel(Closing):
         with self._changed:
             self._refuse(str(error))
             self._closing = True
-            left = [*self._turns.drop(lambda ticket: True), *self._flying.values()]
-            self._flying = {}
+            left = [*self._waiting.drop(lambda ticket: True), *self._active.values()]
+            self._active = {}
             self._changed.notify_all()
         for _, done in self._orders:
             done.set_exception(error)

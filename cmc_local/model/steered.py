@@ -1,18 +1,20 @@
 """SteeredModel: one GGUF model and the adapters that steer it - generate, stream, chat, score.
 
     messages --> model/requests.py -> base tokens, delta prompts -> engine/step.py --> tokens
-    Piece, Completion <-- engine/replies.py (whole characters, stop texts) <---'
+    Piece, Completion <-- model/replies.py (whole characters, stop texts) <----'
     Score             <-- engine/scoring.py (texts that are given)
 
-`stream` and `chat` write one reply at a time, whose caches live on from turn to turn;
-`generate_many` writes `Limits.parallel` of them at once (`model/batching.py`).
+`stream` and `chat` write one reply at a time, in the first slot, whose caches live on from turn to
+turn; `generate_many` writes `Limits.parallel` of them at once. Both step one `model/batching.py`.
 """
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,19 +27,28 @@ from cmc_local.base.lora import LoraLike
 from cmc_local.base.model import BaseModel
 from cmc_local.base.sampler import NativeSampler
 from cmc_local.base.threads import leaves_a_core, usual_delta_threads
-from cmc_local.engine.prompt_lookup import ALWAYS, NEVER, RowCosts
-from cmc_local.engine.replies import Completion, Piece, Score, completion, reply
-from cmc_local.engine.row_costs import ROWS, base_costs, keep_base_costs
-from cmc_local.engine.scoring import Alphas, Passage, Prompt, Scoring
-from cmc_local.engine.step import Base, Engine, Slot, StepTimes
+from cmc_local.engine.scoring import Passage, Score
+from cmc_local.engine.slots import Base, Slot
+from cmc_local.engine.step import Engine
+from cmc_local.engine.timings import StepTimes
 from cmc_local.errors import UsageError
 from cmc_local.lifetime import Closing, free_unused, trim_heap
-from cmc_local.model.batching import Acting, Batch, Sampler
-from cmc_local.model.requests import Ask, Asked, Prepared
-from cmc_local.settings import Control, Limits, Overlap, Sampling, Speculate
-from cmc_local.steer.control import check_alpha
+from cmc_local.model.batching import Batch, Sampler
+from cmc_local.model.replies import Completion, Piece, completion
+from cmc_local.model.requests import Ask, Request, RequestMaker
+from cmc_local.model.scores import Scoring
+from cmc_local.settings import OLD_DRAFTS, Control, Limits, Overlap, Sampling, Speculate, drafts
 from cmc_local.steer.loaded_adapter import AdapterLoader, LoadedAdapter
-from cmc_local.text.base_prompt import Asking, BasePrompt, TextModel, continuation_tokens, fit
+from cmc_local.steer.strengths import Alphas, check_alpha, free_name, strengths
+from cmc_local.text.base_prompt import (
+    BasePrompt,
+    BasePromptForm,
+    Prompt,
+    TextModel,
+    as_messages,
+    continuation_tokens,
+    fit,
+)
 from cmc_local.text.prompts import Message
 
 __all__ = ["Alphas", "Completion", "Piece", "Prompt", "Score", "SteeredModel"]
@@ -64,13 +75,12 @@ class SteeredModel(Scoring, Closing):
         loader: Callable[[str | Path], LoadedAdapter] | None = None,
         limits: Limits | None = None,
         overlap: Overlap = "auto",
-        costs: RowCosts = NEVER,
-        learnt: Callable[[RowCosts], None] = lambda _costs: None,
+        drafts: int = 0,
         spare_core: bool = True,
     ) -> None:
-        """From parts; `load` is the usual way. `costs` are the base's, by which it guesses.
+        """From parts; `load` is the usual way. `drafts` tokens are drafted for a step, 0 for none.
 
-        `learnt` is told what is found out about them.
+        `spare_core` says whether the base model leaves a core to the deltas.
         """
         limits = limits or Limits()
         self.base = base
@@ -82,13 +92,11 @@ class SteeredModel(Scoring, Closing):
             base,
             batch=limits.batch,
             overlap=overlap,
-            costs=costs,
-            learnt=learnt,
             spare_core=spare_core,
         )
         self._batch = limits.batch
         self._slots = tuple(Slot(sequence) for sequence in range(limits.parallel))
-        self._guesses = costs is not NEVER
+        self._drafts = drafts
         self._busy = threading.Lock()
         self._busy_thread: int | None = None
 
@@ -105,15 +113,15 @@ class SteeredModel(Scoring, Closing):
         threads: int | None = None,
         delta_threads: int | None = None,
         overlap: Overlap = "auto",
-        speculate: Speculate = "off",
+        speculate: Speculate = 0,
         loras: Sequence[LoraLike] = (),
         rpc: Sequence[str] = (),
     ) -> SteeredModel:
         """Load a GGUF file and the adapters that steer it, each a folder or (folder, alpha).
 
-        `overlap` runs the deltas beside the base model, `auto` if that is found faster;
-        `speculate` checks guessed tokens several at once, `auto` where the rows cost little (it
-        pays on texts that repeat their prompt and costs on others);
+        `overlap` runs the deltas beside the base model, `auto` where that leaves them a core;
+        `speculate` drafts so many tokens a step from what was said before, 0 none (it pays where
+        replies repeat their prompts: extraction, corrections, code);
         `loras` are LoRA files (GGUF) that change the base model itself, with their scales;
         `rpc` are llama.cpp's servers on other machines that take a part of its layers.
         """
@@ -134,7 +142,6 @@ class SteeredModel(Scoring, Closing):
             device=delta_device,
             threads=delta_threads or usual_delta_threads(base.threads),
             sequences=limits.parallel,
-            guessing=speculate == "auto",
         )
         model = cls(
             base,
@@ -142,8 +149,7 @@ class SteeredModel(Scoring, Closing):
             loader=loader,
             limits=limits,
             overlap=overlap,
-            costs=_costs(base, limits, speculate),
-            learnt=partial(keep_base_costs, base.identity),
+            drafts=_drafts(speculate),
             spare_core=leaves_a_core(base.threads),
         )
         try:
@@ -161,19 +167,11 @@ class SteeredModel(Scoring, Closing):
     def attach(self, adapter: LoadedAdapter, alpha: float | None = None) -> str:
         """Let a loaded adapter act from the next reply on; its name in this model."""
         alpha = check_alpha(adapter.alpha if alpha is None else alpha)
-        name, number = adapter.name, 1
-        while name in self.adapters:
-            number += 1
-            name = f"{adapter.name}-{number}"
+        name = free_name(adapter.name, self.adapters)
         self._alphas = {**self._alphas, name: alpha}
-        self.adapters[name] = adapter
-        self._place_steerings()
+        self.adapters[name] = replace(adapter, name=name)
         trim_heap()
         return name
-
-    def _place_steerings(self) -> None:
-        for slot in self._slots:
-            slot.steerings = tuple(one.steerings[slot.sequence] for one in self.adapters.values())
 
     @property
     def alphas(self) -> Mapping[str, float]:
@@ -182,7 +180,7 @@ class SteeredModel(Scoring, Closing):
 
     def set_alpha(self, name: str, alpha: float) -> None:
         """Change an adapter's strength, from the next reply on."""
-        self._alphas = self.asked.strengths({name: alpha})
+        self._alphas = strengths(self._alphas, {name: alpha})
 
     def load_adapter(self, folder: str | Path) -> LoadedAdapter:
         """An adapter made ready for this model; any thread may do so, `attach` is the owner's."""
@@ -192,10 +190,9 @@ class SteeredModel(Scoring, Closing):
 
     def remove(self, name: str) -> None:
         """Let go of an adapter; replies under way keep it to their end."""
-        self.asked.strengths({name: 0.0})  # refuses a name that nobody knows
+        strengths(self._alphas, {name: 0.0})  # refuses a name that nobody knows
         del self.adapters[name]
         self._alphas = {one: alpha for one, alpha in self._alphas.items() if one != name}
-        self._place_steerings()
         free_unused()
 
     def generate(
@@ -230,25 +227,23 @@ class SteeredModel(Scoring, Closing):
         cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Piece]:
         """The reply as it comes; `cancelled` is asked before every step and ends it when true."""
-        ask = Ask(
-            prompt=as_messages(prompt),
-            sampling=sampling or Sampling(),
-            alphas=alphas,
-            base_prompt=base_prompt,
-        )
-        return self._stream(self.asked.prepare(ask), cancelled)
+        request = self._request(prompt, sampling, alphas, base_prompt)
+        return self._stream(request, cancelled)
 
-    def _stream(self, prepared: Prepared, cancelled: Callable[[], bool] | None) -> Iterator[Piece]:
-        request = prepared.request
+    def _stream(self, request: Request, cancelled: Callable[[], bool] | None) -> Iterator[Piece]:
         with self.alone():
-            if prepared.notice:
-                yield Piece("", notice=prepared.notice)
-            sampler = self._make_sampler(request.sampling)
+            batch = Batch(self._engine, self._slots[:1], self._make_sampler)
             try:
-                run = request.begin(self._engine, self._slots[0], sampler)
-                yield from reply(self._engine, run, request.sampling, cancelled)
+                number = batch.submit(request)
+                while batch.active:
+                    if cancelled is not None and cancelled():
+                        batch.cancel(number)
+                    for _, piece in batch.step():
+                        if isinstance(piece, UsageError):
+                            raise piece
+                        yield piece
             finally:
-                sampler.close()
+                batch.clear()
 
     def generate_many(
         self,
@@ -262,27 +257,17 @@ class SteeredModel(Scoring, Closing):
 
         Prompts are taken from the iterable as slots become free.
         """
-        sampling = sampling or Sampling()
         with self.alone():
             batch = self.batch()
             numbered = enumerate(prompts)
             pieces: dict[int, list[Piece]] = {}
             try:
                 while True:
-                    while batch.active + batch.waiting < len(self._slots):
-                        number, prompt = next(numbered, (-1, None))
-                        if prompt is None:
-                            break
-                        ask = Ask(
-                            prompt=as_messages(prompt),
-                            sampling=sampling,
-                            alphas=alphas,
-                            base_prompt=base_prompt,
-                        )
-                        prepared = self.asked.prepare(ask)
-                        assert batch.submit(prepared.request) == number
-                        notice = prepared.notice
-                        pieces[number] = [Piece("", notice=notice)] if notice else []
+                    while batch.free and (found := next(numbered, None)) is not None:
+                        number, prompt = found
+                        request = self._request(prompt, sampling, alphas, base_prompt)
+                        assert batch.submit(request) == number
+                        pieces[number] = []
                     if not pieces:
                         return
                     for number, piece in batch.step():
@@ -304,10 +289,10 @@ class SteeredModel(Scoring, Closing):
         base_prompt: BasePrompt | None = None,
     ) -> Iterator[Passage]:
         """A continuation of a prompt, to be scored; no reply can be written meanwhile."""
-        messages = as_messages(prompt)
-        asked = self.asked
-        asking = asked.asking(base_prompt, alphas)
-        fitted = fit(self.base, asking, messages, context=self.base.n_ctx, reserve=1)
+        messages, maker = as_messages(prompt), self._maker
+        acting = maker.active(alphas)
+        form = maker.form(base_prompt, acting)
+        fitted = fit(self.base, form, messages, context=self.base.n_ctx, reserve=1)
         tokens = (
             continuation_tokens(self.base, fitted.prompt, fitted.tokens, continuation)
             if isinstance(continuation, str)
@@ -315,33 +300,46 @@ class SteeredModel(Scoring, Closing):
         )
         if not tokens:
             raise UsageError("the continuation is empty: give at least one token of text")
-        slot, names = self._slots[0], {one: name for name, one in self.adapters.items()}
-        active = {
-            names[one]: Acting(one, alpha, one.prompt(messages)).on(slot.sequence)
-            for one, alpha in asked.acting(alphas)
-        }
+        active = [one.active(alpha, one.prompt(messages)) for one, alpha in acting]
         with self.alone():
-            yield Passage(self._engine, slot, fitted.tokens, tokens, active, self._batch)
+            yield Passage(self._engine, self._slots[0], fitted.tokens, tokens, active, self._batch)
 
     def close(self) -> None:
         """Free the models; a reply under way ends with an error."""
         self._engine.close()
         self.adapters.clear()
-        for slot in self._slots:
-            slot.steerings = ()
         self.base.close()
 
     # --- for whoever runs a batch of its own --------------------------------------------------
 
-    @property
-    def asked(self) -> Asked:
-        """What makes requests of asks, for the adapters as they are now."""
-        adapters, alphas = dict(self.adapters), dict(self._alphas)
-        return Asked(self.base, self.base.n_ctx, adapters, alphas, self._guesses)
+    def request(self, ask: Ask) -> Request:
+        """What it takes to write what is asked, with the adapters as they are now.
 
-    def asking(self, base_prompt: BasePrompt | None = None) -> Asking:
-        """How the base model is asked."""
-        return self.asked.asking(base_prompt)
+        Any thread may call it. Raises UsageError and PromptTooLong where the ask cannot be met.
+        """
+        return self._maker.make(ask)
+
+    def base_prompt_form(self, kind: BasePrompt | None = None) -> BasePromptForm:
+        """How conversations become the base model's prompt."""
+        maker = self._maker
+        return maker.form(kind, maker.active(None))
+
+    def _request(
+        self,
+        prompt: Prompt,
+        sampling: Sampling | None,
+        alphas: Alphas | None,
+        base_prompt: BasePrompt | None,
+    ) -> Request:
+        sampling, messages = sampling or Sampling(), as_messages(prompt)
+        return self.request(
+            Ask(prompt=messages, sampling=sampling, alphas=alphas, base_prompt=base_prompt)
+        )
+
+    @property
+    def _maker(self) -> RequestMaker:
+        adapters, alphas = dict(self.adapters), dict(self._alphas)
+        return RequestMaker(self.base, self.base.n_ctx, adapters, alphas, self._drafts)
 
     def batch(self, *, step_seconds: float | None = None) -> Batch:
         """A batch on this model's slots, to be stepped while `alone`.
@@ -375,16 +373,11 @@ class SteeredModel(Scoring, Closing):
             self._busy.release()
 
 
-def _costs(base: BaseModel, limits: Limits, speculate: Speculate) -> RowCosts:
-    """What rows of a decode cost, by which the engine guesses."""
-    if speculate != "auto":
-        return ALWAYS if speculate == "on" else NEVER
-    small = limits.batch < max(ROWS)  # a batch that does not hold the rows checks none
-    return NEVER if small else base_costs(base, base.identity)
-
-
-def as_messages(prompt: Prompt) -> list[Message]:
-    """A conversation; a bare text is its only question."""
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return list(prompt)
+def _drafts(speculate: Speculate) -> int:
+    if speculate in ("on", "auto"):
+        warnings.warn(
+            f"speculate={speculate!r} is an old word for {OLD_DRAFTS}: give the number of drafts",
+            FutureWarning,
+            stacklevel=3,
+        )
+    return drafts(speculate)

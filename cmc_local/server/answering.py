@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from cmc_local.engine.replies import Piece
+from cmc_local.model.replies import Piece
 from cmc_local.server.bodies import Generation
 from cmc_local.server.errors import Refusal, internal
 from cmc_local.server.replying import ClientLeft, Replying, unless_left

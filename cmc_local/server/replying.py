@@ -17,9 +17,9 @@ from typing import Final, TypeVar
 
 from starlette.types import Receive
 
-from cmc_local.engine.replies import Piece
-from cmc_local.engine.runs import Timings
+from cmc_local.engine.timings import Timings
 from cmc_local.errors import CmcError
+from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Ask
 from cmc_local.server.errors import queue_full, refusal, unavailable
 from cmc_local.server.service import ServedModel, Service

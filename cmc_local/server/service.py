@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmc_local import __version__
-from cmc_local.engine.replies import Piece
+from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Ask
 from cmc_local.server import names
 from cmc_local.server.errors import Refusal, unavailable

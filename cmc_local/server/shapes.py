@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
-from cmc_local.engine.replies import Piece
+from cmc_local.model.replies import Piece
 from cmc_local.server.logprobs import TextLogprobs, chat_content, joined
 from cmc_local.text.vocabulary import Vocabulary
 

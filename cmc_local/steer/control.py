@@ -27,7 +27,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.errors import UsageError
 from cmc_local.settings import Control
 from cmc_local.text.token_map import TokenMap
 
@@ -101,10 +100,15 @@ class MappedShift:
         """Add to `out` what one shift with offers or a fill adds to `base`.
 
         Both are (V_base,) float32. `out` may be `base` itself; else that is lent, and given back
-        as the model left it.
+        as the model left it. An unmapped token that is offered a shift counts as mapped:
+
+            map (0, 1, none, none), shift (ln 3, 0), an offer of 1 for token 2
+            token 0 gets ln 3, 1 gets 0, 2 gets 1; 3 gets the fill of the tokens 0 to 2
+
+        To sum over the mapped tokens alone, the others are set to -inf for the while.
         """
         row = self.gathered([shift])
-        joined = self._take_offers(row, shift)
+        joined = self._apply_offers(row, shift)
         if not self.fills or len(self._lone) == len(joined):
             out += row
             return
@@ -134,8 +138,8 @@ class MappedShift:
             self.add(base.copy(), one, self.total)
         return self.total
 
-    def _take_offers(self, row: Logits, shift: Shift) -> NDArray[np.intp]:
-        """The larger shift counts (before alpha, which may be negative).
+    def _apply_offers(self, row: Logits, shift: Shift) -> NDArray[np.intp]:
+        """Put each offer into `row` where it is larger than the own shift, both before alpha.
 
         Returns the unmapped tokens, each once, that have become mapped by an offer.
         """
@@ -196,13 +200,6 @@ def add_shifts(base: Logits, shifts: Sequence[Shift]) -> None:
 def stands_alone(shift: Shift) -> bool:
     """Whether a shift cannot be summed with others before it is mapped."""
     return shift.mapped.fills or len(shift.offers) > 0
-
-
-def check_alpha(alpha: float) -> float:
-    """Any strength is allowed, below 0 too, as long as it is a finite number; else UsageError."""
-    if not math.isfinite(alpha):
-        raise UsageError(f"alpha must be a number, not {alpha}: 0 is off, 1 is as trained")
-    return alpha
 
 
 def _logsumexp(row: Logits, out: Logits) -> float:

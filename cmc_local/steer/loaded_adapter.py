@@ -1,20 +1,17 @@
-"""An adapter made ready for one base model: its delta, its map, its place on each sequence."""
+"""An adapter made ready for one base model: its delta, its map, a steering for each sequence."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmc_local.delta import adapter as adapter_folder
 from cmc_local.delta.source import ShiftSource
-from cmc_local.engine.prompt_lookup import FREE, RowCosts
-from cmc_local.engine.row_costs import delta_costs
 from cmc_local.settings import Control
 from cmc_local.steer.control import MappedShift
 from cmc_local.steer.mid_token import MidToken
-from cmc_local.steer.steering import Steering
+from cmc_local.steer.steering import ActiveAdapter, Steering
 from cmc_local.text import token_map
 from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer
 from cmc_local.text.prompts import Message, PromptForm, Turns
@@ -35,14 +32,16 @@ class LoadedAdapter:
     steerings: tuple[Steering, ...]
     """One for each of the base model's sequences."""
     mapped: MappedShift
-    costs: RowCosts = FREE
-    """What rows of the delta cost."""
 
     def prompt(self, messages: Sequence[Message]) -> DeltaPrompt:
         """The delta's prompt: at most half of its context."""
         return self.tokenizer.prompt(
             self.form, messages, turns=self.turns, max_tokens=self.source.context // 2
         )
+
+    def active(self, alpha: float, prompt: DeltaPrompt, given: bytes = b"") -> ActiveAdapter:
+        """The adapter as it acts on one reply; `given` is what that begins with."""
+        return ActiveAdapter(self.name, self.steerings, self.mapped, alpha, prompt, given)
 
     def verbatim(self, text: str) -> DeltaPrompt:
         """A text as the delta's whole prompt; its end, where it takes over half of the context."""
@@ -58,8 +57,6 @@ class AdapterLoader:
     device: str = "auto"
     threads: int = 1
     sequences: int = 1
-    guessing: bool = False
-    """Whether it matters what rows of the delta cost."""
 
     def __call__(self, folder: str | Path) -> LoadedAdapter:
         """Load an adapter folder; AdapterError where it cannot be used."""
@@ -69,12 +66,7 @@ class AdapterLoader:
         source = OnnxDelta(adapter, device=self.device, threads=self.threads, slots=self.sequences)
         tokenizer = DeltaTokenizer(adapter.tokenizer_json)
         settings = adapter.settings
-        costs = FREE
-        if self.guessing:
-            files = sorted(settings.files.items())
-            how = f"{source.precision} {source.device} {self.threads} {platform.processor()}"
-            costs = delta_costs(source, f"{files} {how}")
-        made = ready(
+        return ready(
             source,
             tokenizer,
             self.base,
@@ -84,7 +76,6 @@ class AdapterLoader:
             form=settings.prompt,
             turns=settings.turns,
         )
-        return replace(made, costs=costs)
 
 
 def ready(

@@ -94,7 +94,17 @@ class MidToken:
         return found
 
     def _find(self, begun: bytes) -> _Joins | None:
-        """What may follow one beginning; None where there is nothing."""
+        """What may follow one beginning; None where there is nothing.
+
+        The delta's texts are sorted, so those that begin alike stand side by side, and each longer
+        beginning belongs to the first text that has it:
+
+            begun "Mar"    texts Maria (7), Mariam (9), Mark (4), in brackets their ids
+            shared         3, 5, 3 first bytes with the text before: so "Mari" and "Maria" are
+                           Maria's, "Mariam" is Mariam's, "Mark" is Mark's
+            remainders     i, ia, iam, k, of which the base has "i" and "k"
+            joins          "i": 7 and 9, whose texts begin with "Mari"; "k": 4
+        """
         first, last = bisect_right(self._texts, begun), self._end(begun)
         if first == last:
             return None

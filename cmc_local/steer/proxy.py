@@ -10,8 +10,6 @@ ready for a base vocabulary. Knows nothing of the base model or of how a shift i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from operator import index
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,10 +20,8 @@ from cmc_local.base import gguf_header
 from cmc_local.base.model import BaseModel
 from cmc_local.base.span import Span
 from cmc_local.base.tokenizer_json import tokenizer_of
-from cmc_local.delta.source import Feed
-from cmc_local.engine.prompt_lookup import NEVER
-from cmc_local.engine.row_costs import ROWS, delta_costs
-from cmc_local.errors import GGUFError, TokenizerError, UsageError
+from cmc_local.delta.source import Feed, check_kept, check_slot, checked_feeds
+from cmc_local.errors import GGUFError, TokenizerError
 from cmc_local.settings import Control
 from cmc_local.steer.loaded_adapter import LoadedAdapter, ready
 from cmc_local.text.delta_tokenizer import DeltaTokenizer
@@ -33,6 +29,7 @@ from cmc_local.text.prompts import PromptForm
 from cmc_local.text.vocabulary import Vocabulary
 
 Logits = NDArray[np.float32]
+_WHOSE: Final = "the pair"
 
 _PROBE: Final = (
     'Helen\'s 1,957 novels -- she wrote "The Sea" in Zürich (東京)!\n\n  for i in range(10):\n\tx'
@@ -96,20 +93,20 @@ class ProxyPair:
 
     def length(self, slot: int) -> int:
         """Tokens that the slot holds now."""
-        self._check_slot(slot)
+        check_slot(self, slot, _WHOSE)
         return len(self._streams[slot])
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget all tokens after the first `length`."""
-        self._check_kept(slot, length)
+        check_kept(self, slot, length, _WHOSE)
         del self._streams[slot][length:]
         for half in self._halves:
             half.truncate(slot, length)
 
     def copy(self, source: int, target: int, length: int) -> bool:
         """Let `target` hold the first `length` tokens of `source`; False where it cannot."""
-        self._check_kept(source, length)
-        self._check_slot(target)
+        check_kept(self, source, length, _WHOSE)
+        check_slot(self, target, _WHOSE)
         if not self.can_roll_back:
             return False
         self._streams[target] = self._streams[source][:length]
@@ -127,11 +124,7 @@ class ProxyPair:
 
     def feed_many(self, feeds: Sequence[Feed]) -> list[Logits]:
         """`feed` for several slots, each at most once, decoded together; result i is feed i's."""
-        clean = [Feed(slot, [index(one) for one in tokens], rows) for slot, tokens, rows in feeds]
-        for one in clean:
-            self._check(one)
-        if len({one.slot for one in clean}) < len(clean):
-            raise UsageError("a slot can be fed once in one call: join its tokens")
+        clean = checked_feeds(self, feeds, len(self.vocabulary), _WHOSE)
         before = {one.slot: len(self._streams[one.slot]) for one in clean}
         for one in clean:
             self._streams[one.slot] += one.tokens
@@ -155,34 +148,6 @@ class ProxyPair:
         """Free both models; more than once is fine."""
         self.expert.close()
         self.antiexpert.close()
-
-    def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < self.slots:
-            raise UsageError(f"there is no slot {slot}: the pair has {self.slots}, from 0")
-
-    def _check_kept(self, slot: int, length: int) -> None:
-        self._check_slot(slot)
-        if not 0 <= length <= len(self._streams[slot]):
-            raise UsageError(
-                f"slot {slot} holds {len(self._streams[slot])} tokens, cannot keep {length}"
-            )
-
-    def _check(self, feed: Feed) -> None:
-        slot, tokens, rows = feed
-        self._check_slot(slot)
-        if rows < 0:
-            raise UsageError(f"rows must be at least 0, not {rows}")
-        held = len(self._streams[slot])
-        if len(tokens) > self.context - held:
-            raise UsageError(
-                f"{len(tokens)} tokens do not fit the pair's context of {self.context}, where "
-                f"slot {slot} holds {held}: truncate it first"
-            )
-        for token in (min(tokens, default=0), max(tokens, default=0)):
-            if not 0 <= token < len(self.vocabulary):
-                raise UsageError(
-                    f"token {token} is not in the pair's vocabulary of {len(self.vocabulary)}"
-                )
 
 
 class _Work(NamedTuple):
@@ -262,14 +227,12 @@ def loaded(
     *,
     form: PromptForm,
     alpha: float = 1.0,
-    guessing: bool = False,
 ) -> LoadedAdapter:
     """A pair made ready for a base vocabulary, asked in `form`; `SteeredModel.attach` takes it.
 
-    With `guessing` it is measured what rows of the pair cost. Raises TokenizerError where the
-    expert's tokenizer cannot be made outside llama.cpp.
+    Raises TokenizerError where the expert's tokenizer cannot be made outside llama.cpp.
     """
-    made = ready(
+    return ready(
         pair,
         tokenizer(pair.expert),
         base,
@@ -278,13 +241,6 @@ def loaded(
         alpha=alpha,
         form=form,
     )
-    if not guessing:
-        return made
-    if not pair.can_roll_back or pair.context < max(ROWS):
-        costs = NEVER  # a wrong guess would cost the whole stream
-    else:
-        costs = delta_costs(pair, f"{pair.expert.identity} {pair.antiexpert.identity}")
-    return replace(made, costs=costs)
 
 
 def tokenizer(model: BaseModel) -> DeltaTokenizer:

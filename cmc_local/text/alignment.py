@@ -18,7 +18,7 @@ from typing import NamedTuple
 from cmc_local.text.delta_tokenizer import DeltaPrompt, DeltaTokenizer
 from cmc_local.text.stable_cuts import Tail
 
-__all__ = ["Aligner", "DeltaPrompt", "DeltaTokenizer", "Edit", "edit_between"]
+__all__ = ["Aligner", "DeltaPrompt", "DeltaTokenizer", "Edit", "common_prefix", "edit_between"]
 
 
 class Edit(NamedTuple):
@@ -33,11 +33,17 @@ class Edit(NamedTuple):
     feed: tuple[int, ...]
 
 
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    length, shorter = 0, min(len(first), len(second))
+    while length < shorter and first[length] == second[length]:
+        length += 1
+    return length
+
+
 def edit_between(old: Sequence[int], new: Sequence[int]) -> Edit:
     """The edit that makes one stream of another."""
-    keep, shorter = 0, min(len(old), len(new))
-    while keep < shorter and old[keep] == new[keep]:
-        keep += 1
+    keep = common_prefix(old, new)
     if 0 < keep == len(new) < len(old):
         keep -= 1
     return Edit(keep, tuple(new[keep:]))

@@ -32,6 +32,17 @@ from cmc_local.text.vocabulary import Vocabulary
 BasePrompt = Literal["gguf", "adapter", "raw"]
 
 
+Prompt = str | Sequence[Message]
+"""A question, or a conversation in OpenAI's chat shape."""
+
+
+def as_messages(prompt: Prompt) -> list[Message]:
+    """A conversation; a bare text is its only question."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return list(prompt)
+
+
 class TextModel(Protocol):
     """What is asked of a base model here."""
 
@@ -56,8 +67,8 @@ class PromptText:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How a base model is asked; `form` and `turns` are the adapter's."""
+class BasePromptForm:
+    """How conversations become the base model's prompt; `form` and `turns` are the adapter's."""
 
     kind: BasePrompt
     form: PromptForm
@@ -73,9 +84,9 @@ class Asking:
         return _template_text(base, messages)
 
 
-def choose_asking(
+def choose_form(
     base: TextModel, kind: BasePrompt | None, form: PromptForm | None, turns: Turns = "all"
-) -> Asking:
+) -> BasePromptForm:
     """`kind`, or by default the GGUF's template if it has one and else the adapter's form.
 
     Without an adapter the form is the named form `plain`.
@@ -86,7 +97,7 @@ def choose_asking(
         )
     if kind is None:
         kind = "gguf" if base.chat_template is not None else "adapter"
-    return Asking(kind, form or named_form("plain"), turns)
+    return BasePromptForm(kind, form or named_form("plain"), turns)
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Fitted:
 
 def fit(
     base: TextModel,
-    asking: Asking,
+    form: BasePromptForm,
     messages: Sequence[Message],
     *,
     context: int,
@@ -113,7 +124,7 @@ def fit(
 
     def without(oldest: int) -> Fitted:
         kept = [*head, *(message for turn in turns[oldest:] for message in turn)]
-        prompt = asking.text(base, kept)
+        prompt = form.text(base, kept)
         tokens = base.tokenize(prompt.text, special=prompt.special, bos=prompt.bos)
         return Fitted(tuple(kept), prompt, tuple(tokens), oldest)
 

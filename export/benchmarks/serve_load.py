@@ -255,7 +255,7 @@ def run_engine(
                     temperature=1.0, seed=body["seed"], max_tokens=body["max_tokens"]
                 )
                 ask = Ask(prompt=body["messages"], sampling=sampling)
-                batch.submit(model.asked.prepare(ask).request)
+                batch.submit(model.request(ask))
             tokens += sum(len(piece.tokens) for _, piece in batch.step())  # type: ignore[union-attr]
         spent = monotonic() - begun
         batch.clear()

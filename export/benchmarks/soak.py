@@ -22,9 +22,10 @@ import click
 from cmc_local import bundled
 from cmc_local.base.model import BaseModel
 from cmc_local.base.sampler import NativeSampler
-from cmc_local.engine.row_costs import base_costs
-from cmc_local.engine.step import Engine, Slot
-from cmc_local.model.batching import Acting, Batch, Request
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
+from cmc_local.model.batching import Batch
+from cmc_local.model.requests import Request
 from cmc_local.settings import Control, Sampling
 from cmc_local.steer.loaded_adapter import AdapterLoader
 
@@ -48,9 +49,8 @@ class Soak:
         self.base = BaseModel(gguf, context=512, sequences=slots)
         loader = AdapterLoader(self.base.vocabulary, Control(), sequences=slots)
         self.adapters = [loader(adapter), loader(adapter)]
-        places = [Slot(i, tuple(one.steerings[i] for one in self.adapters)) for i in range(slots)]
-        costs = base_costs(self.base, self.base.identity)
-        self.engine = Engine(self.base, batch=64, costs=costs)
+        places = [Slot(i) for i in range(slots)]
+        self.engine = Engine(self.base, batch=64)
         self.batch = Batch(self.engine, places, lambda how: NativeSampler(self.base, how))
         self.slots = slots
         self.open: set[int] = set()
@@ -61,8 +61,8 @@ class Soak:
         draw = self.draw
         text = "Answer in few words, please, and name the place of birth. " * draw.choice((0, 0, 1))
         text += " ".join(draw.choices(WORDS, k=draw.choice((1, 5, 20, 120))))
-        acting = tuple(
-            Acting(one, draw.choice((0.5, 1.0)), one.prompt([{"role": "user", "content": text}]))
+        active = tuple(
+            one.active(draw.choice((0.5, 1.0)), one.prompt([{"role": "user", "content": text}]))
             for one in self.adapters
             if draw.random() < 0.6
         )
@@ -71,12 +71,12 @@ class Soak:
             temperature=temperature, seed=seed, max_tokens=draw.choice((1, 20, 60, 400))
         )
         tokens = self.base.tokenize(text)
-        return Request(tokens, acting, sampling, guesses=draw.random() < 0.5)
+        return Request(tokens=tokens, active=active, sampling=sampling, drafts=draw.choice((0, 4)))
 
     def step(self) -> None:
         """One step, after some comings and goings."""
         draw = self.draw
-        if len(self.open) < self.slots or (len(self.open) < self.slots + 4 and draw.random() < 0.1):
+        if self.batch.free:
             self.open.add(self.batch.submit(self.request()))
         if self.open and draw.random() < 0.02:
             self.batch.cancel(draw.choice(sorted(self.open)))

@@ -17,7 +17,7 @@ from typing import TypedDict
 
 from cmc_local.base.model import BaseModel
 from cmc_local.errors import GGUFError, InputError, UsageError
-from cmc_local.text.base_prompt import PromptText, choose_asking, continuation_tokens
+from cmc_local.text.base_prompt import PromptText, choose_form, continuation_tokens
 from cmc_local.text.prompts import answer_text
 from cmc_local.text.rows import Conversation
 
@@ -109,10 +109,10 @@ def encode(
             )
         if base.vocabulary.eos_id is None:
             raise GGUFError(f"{path} names no end token, so no answer can end: convert it anew")
-        asking = choose_asking(base, "gguf", None)
+        form = choose_form(base, "gguf", None)
         asked = [pair for one in conversations for pair in _answers(one, last=last)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each prompt is rendered by a process
-            prompts = list(pool.map(lambda pair: asking.text(base, pair[0]), asked))
+            prompts = list(pool.map(lambda pair: form.text(base, pair[0]), asked))
         return [
             _item(base, prompt, answer, end)
             for prompt, (_, answer) in zip(prompts, asked, strict=True)

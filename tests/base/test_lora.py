@@ -57,14 +57,6 @@ def test_scale_zero_is_none_bit_for_bit(tiny_gguf: Path, lora: Path) -> None:
     np.testing.assert_array_equal(logits(tiny_gguf, (lora, 0.0)), logits(tiny_gguf))
 
 
-def test_what_rows_cost_is_kept_for_each_lora(tiny_gguf: Path, lora: Path) -> None:
-    with (
-        BaseModel(tiny_gguf, context=64, gpu_layers=0) as plain,
-        BaseModel(tiny_gguf, context=64, gpu_layers=0, loras=[(lora, 1.0)]) as steered,
-    ):
-        assert plain.identity != steered.identity
-
-
 def test_what_is_no_lora_is_refused(tiny_gguf: Path, learnt: Pairs, tmp_path: Path) -> None:
     with pytest.raises(GGUFError, match="is no LoRA: give a GGUF file that"):
         logits(tiny_gguf, (tiny_gguf, 1.0))

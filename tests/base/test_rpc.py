@@ -241,7 +241,7 @@ def test_a_server_computes_the_same(
 
 def answer(alpha: float, *rpc: str) -> str:
     adapters = [(bundled.adapter(), alpha)]
-    with SteeredModel.load(bundled.base(), adapters, threads=1, speculate="off", rpc=rpc) as model:
+    with SteeredModel.load(bundled.base(), adapters, threads=1, speculate=0, rpc=rpc) as model:
         question = "Where was Helen Blackworth born?"
         return model.generate(question, Sampling(temperature=0, max_tokens=30)).text
 

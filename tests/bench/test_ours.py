@@ -9,10 +9,10 @@ import pytest
 from cmc_local.bench.arms import Kind, Place, Sample, digest, undisturbed
 from cmc_local.bench.ours import Forced, OurArm, Part
 from cmc_local.bench.passages import Passage
-from cmc_local.engine.prompt_lookup import RowCosts
-from cmc_local.engine.step import Engine, Slot
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
 from cmc_local.settings import Overlap
-from cmc_local.steer.steering import ActiveSteering
+from cmc_local.steer.steering import ActiveAdapter
 from fakes import AB, END, A, B, FakeBase, FakeShift, adapter, always
 
 REPLY = (A, B, A, A, B)
@@ -42,19 +42,18 @@ def passage(*prompt: int) -> Passage:
 
 
 def arm(
-    base: FakeBase, kind: Kind, parts: list[Part], *, overlap: Overlap = "auto", free: bool = False
+    base: FakeBase, kind: Kind, parts: list[Part], *, overlap: Overlap = "auto"
 ) -> tuple[OurArm, Watched]:
-    """An arm, and the one sampler that all of its runs use; `free` rows cost nothing more."""
-    costs = RowCosts({1: 1.0, 8: 1.0} if free else {1: 1.0})
+    """An arm, and the one sampler that all of its runs use."""
     sampler = Watched()
-    engine = Engine(base, overlap=overlap, costs=costs)
+    engine = Engine(base, overlap=overlap)
     return OurArm(place(kind, len(parts)), engine, parts, lambda: sampler), sampler
 
 
-def steered(shift: FakeShift) -> ActiveSteering:
+def steered(shift: FakeShift) -> ActiveAdapter:
     one = adapter(shift)
     prompt = one.prompt([{"role": "user", "content": "ab"}])
-    return ActiveSteering(one.steerings[0], one.mapped, 1.0, prompt)
+    return one.active(1.0, prompt)
 
 
 def test_the_text_is_written_whatever_the_sampler_says() -> None:
@@ -81,7 +80,7 @@ def test_a_second_run_keeps_the_prompt_but_for_its_last_token() -> None:
 def test_a_steered_run_tells_the_parts_of_its_time_apart(overlap: Overlap) -> None:
     base, shift = FakeBase(always(0, 0, 0, 0, 0)), FakeShift(always(0, 1, 2, 3, 4))
     active = steered(shift)
-    part = Part(Slot(0, (active.steering,)), passage(A, A, B), (active,))
+    part = Part(Slot(0), passage(A, A, B), (active,))
     ours, _ = arm(base, "steered", [part], overlap=overlap)
     sample = ours.run()
     assert sample.emitted == (REPLY,)
@@ -116,13 +115,13 @@ def test_guesses_that_are_right_save_steps_and_change_nothing() -> None:
     base = FakeBase(always(0, 0, 0, 0, 0))
     repeats = Passage("text", (A, B, AB, B, A, A), (B, AB, B, A, A, B), "")
     parts = [Part(Slot(0), repeats)]
-    ours, _ = arm(base, "plain+guesses", parts, free=True)
+    ours, _ = arm(base, "plain+guesses", parts)
     sample = ours.run()
     assert sample.emitted == (repeats.reply,)
     assert sample.tokens == 5
     assert len(base.batches) < 6  # one step for each token without guesses
     base.batches.clear()
-    plain, _ = arm(base, "plain", parts, free=True)
+    plain, _ = arm(base, "plain", parts)
     assert plain.run().emitted == (repeats.reply,)
     assert len(base.batches) == 6
 
@@ -130,7 +129,7 @@ def test_guesses_that_are_right_save_steps_and_change_nothing() -> None:
 def test_the_first_token_is_measured_with_nothing_cached() -> None:
     base, shift = FakeBase(always(0, 0, 0, 0, 0)), FakeShift(always(0, 1, 2, 3, 4))
     active = steered(shift)
-    part = Part(Slot(0, (active.steering,)), passage(A, A, B), (active,))
+    part = Part(Slot(0), passage(A, A, B), (active,))
     ours, _ = arm(base, "steered", [part])
     ours.run()
     whole = shift.fed[0]

@@ -15,7 +15,7 @@ import pytest
 from cmc_local.commands.chat_session import HELP, ChatSession, Pane, read_question
 from cmc_local.commands.chat_settings import changed
 from cmc_local.commands.terminal_text import figures
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 from cmc_local.errors import InputError, UsageError
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cmc_local.commands import chat_columns
 from cmc_local.commands.chat_columns import Columns, wrapped
-from cmc_local.engine.step import Timings
+from cmc_local.engine.timings import Timings
 
 
 def console(width: int = 23, height: int = 5) -> Console:

@@ -21,7 +21,7 @@ from cmc_local.settings import Limits
 from cmc_local.text.prompts import named_form
 from tiny_loras import lora_gguf, pairs
 
-DEVICES = Devices(threads=1, gpu_layers=0, speculate="off", delta_device="cpu")
+DEVICES = Devices(threads=1, gpu_layers=0, speculate=0, delta_device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def test_a_token_outside_the_vocabulary_is_refused(source: OnnxDelta, token: int
 def test_lengths_that_a_slot_does_not_have_are_refused(source: OnnxDelta) -> None:
     empty(source).feed(0, TOKENS[:5])
     for length in (-1, 6):
-        with pytest.raises(UsageError, match=f"holds 5 delta tokens, cannot keep {length}"):
+        with pytest.raises(UsageError, match=f"holds 5 tokens, cannot keep {length}"):
             source.truncate(0, length)
 
 

@@ -251,7 +251,7 @@ def test_one_bad_feed_keeps_all_from_changing(exact: Pair, bad: Feed, reason: st
 def test_copies_that_cannot_be_change_nothing(exact: Pair) -> None:
     exact.fill(3, 5)
     for source, target, length, reason in [
-        (0, 1, 4, "slot 0 holds 3 delta tokens, cannot keep 4"),
+        (0, 1, 4, "slot 0 holds 3 tokens, cannot keep 4"),
         (0, 1, -1, "cannot keep -1"),
         (0, 4, 1, "no slot 4"),
         (-1, 0, 0, "no slot -1"),

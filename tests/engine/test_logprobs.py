@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cmc_local.engine.logprobs import Watch, detail, log_softmax, ranked
-from cmc_local.engine.prompt_lookup import ALWAYS, NEVER, RowCosts
-from cmc_local.engine.replies import Piece
+from cmc_local.engine.logprobs import LogprobRecorder, detail, log_softmax, ranked
+from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Ask
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
@@ -31,28 +30,28 @@ def test_a_tokens_likelihood_and_what_else_could_have_come() -> None:
     assert found.plain_logprob is None and found.plain_top == ()
 
 
-def test_a_watch_tells_before_from_after() -> None:
-    watch, row = Watch(1, plain=True), ROW.copy()
-    watch.before(row)
+def test_a_recorder_tells_before_from_after() -> None:
+    recorder, row = LogprobRecorder(1, plain=True), ROW.copy()
+    recorder.before(row)
     row[0] += np.float32(math.log(9))  # weights 9, 2 and 5 of 16
-    watch.after(row, 0)
-    (found,) = watch.take()
+    recorder.after(row, 0)
+    (found,) = recorder.collected()
     assert found.logprob is not None and found.plain_logprob is not None
     assert math.isclose(math.exp(found.logprob), 9 / 16, rel_tol=1e-6)
     assert math.isclose(math.exp(found.plain_logprob), 1 / 8, rel_tol=1e-6)
     assert (found.top[0][0], found.plain_top[0][0]) == (0, 2)
-    assert watch.take() == []
+    assert recorder.collected() == []
 
 
-def test_a_watch_without_plain_keeps_no_row() -> None:
-    watch = Watch(0)
-    watch.before(ROW)
-    watch.after(ROW, 2)
-    assert watch.take()[0].plain_logprob is None
+def test_a_recorder_without_plain_keeps_no_row() -> None:
+    recorder = LogprobRecorder(0)
+    recorder.before(ROW)
+    recorder.after(ROW, 2)
+    assert recorder.collected()[0].plain_logprob is None
 
 
-@pytest.mark.parametrize("costs", [NEVER, ALWAYS], ids=["one by one", "with guesses"])
-def test_details_stay_with_their_tokens_whatever_holds_the_text_back(costs: RowCosts) -> None:
+@pytest.mark.parametrize("drafts", [0, 7], ids=["one by one", "with drafts"])
+def test_details_stay_with_their_tokens_whatever_holds_the_text_back(drafts: int) -> None:
     """A character in two tokens, a stop text in two, a character that never becomes whole."""
     words = vocabulary(b"a", b"\xc3", b"\xa9", b"#")
     a, first, second, sharp = range(1, 5)
@@ -69,15 +68,13 @@ def test_details_stay_with_their_tokens_whatever_holds_the_text_back(costs: RowC
             return [3.0 if token == script[at] else token / 10 for token in range(5)]
 
         base = FakeBase(rule, words=words)
-        model = SteeredModel(base, base.sampler, costs=costs)
+        model = SteeredModel(base, base.sampler, drafts=drafts)
         most = len(script) if reason == "length" else 40
         sampling = Sampling(temperature=0, max_tokens=most, stop=("##",))
         batch = model.batch()
-        batch.submit(
-            model.asked.prepare(Ask(prompt=prompt, sampling=sampling, top_logprobs=1)).request
-        )
+        batch.submit(model.request(Ask(prompt=prompt, sampling=sampling, top_logprobs=1)))
         pieces: list[Piece] = []
-        while batch.active or batch.waiting:
+        while batch.active:
             pieces += [piece for _, piece in batch.step() if isinstance(piece, Piece)]
         model.close()
         assert ("".join(piece.text for piece in pieces), pieces[-1].finish_reason) == (said, reason)
@@ -89,7 +86,7 @@ def test_details_stay_with_their_tokens_whatever_holds_the_text_back(costs: RowC
         assert (end != []) == (END in script)
         assert all(one.top[0][0] == one.token for one in details)
         guessed = pieces[-1].timings.guessed_tokens  # type: ignore[union-attr]
-        assert (guessed > 0) == (costs is ALWAYS)
+        assert (guessed > 0) == (drafts > 0)
 
 
 @given(

@@ -14,15 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_steered_models import tiny_adapter
 
 from cmc_local.engine import scoring
-from cmc_local.engine.replies import Score
-from cmc_local.engine.scoring import Passage
+from cmc_local.engine.scoring import Passage, Score
 from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, Rule, adapter, always
+from tiny_adapters import tiny_adapter
 
 GREEDY = Sampling(temperature=0, max_tokens=6)
 SAYS_A = always(0, 1, 0.5, 0, 0)
@@ -45,7 +44,7 @@ class Forced:
 
 def stepped(passage: Passage) -> NDArray[np.float32]:
     """The slow reference: the shifted logits before each token, each in a step of its own."""
-    forced, active = Forced(passage), list(passage.active.values())
+    forced, active = Forced(passage), passage.active
     run = passage.engine.begin(passage.slot, passage.prompt, forced, active)
     while len(forced.rows) < len(passage.tokens):
         passage.engine.step([run])
@@ -113,7 +112,7 @@ def model(request: pytest.FixtureRequest, adapters: list[Path]) -> Iterator[Stee
     """A real model, steered from its own vocabulary and from the other one."""
     gguf = request.getfixturevalue(request.param)
     limits = Limits(context=256, batch=24)
-    parts = {"threads": 1, "gpu_layers": 0, "delta_device": "cpu", "speculate": "off"}
+    parts = {"threads": 1, "gpu_layers": 0, "delta_device": "cpu", "speculate": 0}
     with SteeredModel.load(gguf, adapters, limits=limits, **parts) as loaded:  # type: ignore[arg-type]
         yield loaded
 
@@ -170,15 +169,6 @@ def test_strengths_of_one_adapter_are_tried_on_one_run_of_the_models() -> None:
         alone = model.score("ab", "aabba", alphas={"tiny-2": alpha})
         np.testing.assert_allclose(score.logprobs, alone.logprobs, rtol=1e-12)
         assert (score.tokens, score.greedy.tolist()) == (alone.tokens, alone.greedy.tolist())
-
-
-@pytest.mark.parametrize(
-    ("name", "alpha", "reason"), [("none", 1.0, "there are tiny"), ("tiny", np.inf, "a number")]
-)
-def test_a_strength_that_cannot_be_tried_is_refused(name: str, alpha: float, reason: str) -> None:
-    model = steered(FakeBase(SAYS_A), FakeShift(WANTS_B))
-    with pytest.raises(UsageError, match=reason):
-        model.score_alphas("a", "b", name, [alpha])
 
 
 # --- what is decoded -------------------------------------------------------------------------
@@ -297,6 +287,6 @@ def test_a_reply_under_way_is_not_disturbed() -> None:
 def test_a_passage_can_be_looked_at_with_other_strengths() -> None:
     model = steered(FakeBase(any_rule(1)), FakeShift(any_rule(2)))
     with model.passage("ab", "aabb") as passage:
-        one = passage.active["tiny"]
-        half = replace(passage, active={"tiny": replace(one, alpha=0.5)}).score()
+        (one,) = passage.active
+        half = replace(passage, active=[replace(one, alpha=0.5)]).score()
     np.testing.assert_array_equal(half.logprobs, model.score("ab", "aabb", alphas=0.5).logprobs)

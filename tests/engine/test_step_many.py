@@ -12,15 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmc_local.engine.prompt_lookup import ALWAYS, PromptLookup, RowCosts
-from cmc_local.engine.step import Engine, Run, Slot
+from cmc_local.engine.prompt_lookup import PromptLookup
+from cmc_local.engine.slots import Run, Slot
+from cmc_local.engine.step import Engine
 from cmc_local.steer.loaded_adapter import LoadedAdapter
-from cmc_local.steer.steering import ActiveSteering
 from cmc_local.text.prompts import Message
 from fakes import NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
 CONTEXT = 200
-COSTS = [ALWAYS, RowCosts({1: 2.0, 4: 1.0, 8: 4.0}), RowCosts({1: 1.0, 4: 1.5})]
 
 
 def base_rule(seen: tuple[int, ...]) -> list[float]:
@@ -44,19 +43,14 @@ def steered(
     question: str,
     adapters: list[tuple[LoadedAdapter, float]],
     *,
-    guesses: bool = False,
+    drafts: int = 0,
 ) -> Run:
-    slot.steerings = tuple(one.steerings[slot.sequence] for one, _ in adapters)
     asked: list[Message] = [{"role": "user", "content": question}]
-    active = [
-        ActiveSteering(one.steerings[slot.sequence], one.mapped, alpha, one.prompt(asked))
-        for one, alpha in adapters
-        if alpha
-    ]
+    active = [one.active(alpha, one.prompt(asked)) for one, alpha in adapters if alpha]
     base = engine.base
     assert isinstance(base, FakeBase)
-    guesser = PromptLookup(prompt) if guesses else None
-    return engine.begin(slot, prompt, GreedySampler(base), active, guesser=guesser)
+    lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
+    return engine.begin(slot, prompt, GreedySampler(base), active, lookup=lookup)
 
 
 def steers_with(mid_token: str = "off") -> LoadedAdapter:
@@ -115,7 +109,7 @@ def test_together_equals_alone(
         assert tokens == alone(base_rule, prompt, question, alpha, len(tokens), "join")
 
 
-@pytest.mark.parametrize("costs", COSTS)
+@pytest.mark.parametrize("drafts", [1, 3, 7])
 @pytest.mark.parametrize("rule", [base_rule, repeating])
 @given(
     prompt=st.lists(st.sampled_from([A, B, NEWLINE]), min_size=1, max_size=40),
@@ -123,12 +117,12 @@ def test_together_equals_alone(
     mid_token=st.sampled_from(["off", "join"]),
 )
 def test_guessing_changes_nothing(
-    costs: RowCosts, rule: Rule, prompt: list[int], alpha: float, mid_token: str
+    drafts: int, rule: Rule, prompt: list[int], alpha: float, mid_token: str
 ) -> None:
     base = FakeBase(rule, n_ctx=CONTEXT)
-    engine = Engine(base, overlap="off", costs=costs)
+    engine = Engine(base, overlap="off")
     steers = steers_with(mid_token)
-    run = steered(engine, Slot(0), prompt, "ab", [(steers, alpha)], guesses=True)
+    run = steered(engine, Slot(0), prompt, "ab", [(steers, alpha)], drafts=drafts)
     said: list[int] = []
     while len(said) < 40:
         said += engine.step([run])[0]
@@ -138,8 +132,8 @@ def test_guessing_changes_nothing(
 
 def test_right_guesses_save_steps() -> None:
     base = FakeBase(repeating, n_ctx=CONTEXT)
-    engine = Engine(base, costs=ALWAYS)
-    run = steered(engine, Slot(0), [A, B, NEWLINE] * 3, "b", [], guesses=True)
+    engine = Engine(base)
+    run = steered(engine, Slot(0), [A, B, NEWLINE] * 3, "b", [], drafts=7)
     steps, said = 0, 0
     while said < 60:
         said += len(engine.step([run])[0])
@@ -162,7 +156,7 @@ def test_each_row_has_its_own_adapters() -> None:
         steered(engine, Slot(3), [A], "a", [(one, 1.0), (other, 2.0)]),
     ]
     assert engine.step(runs) == [[B], [NEWLINE], [A], [NEWLINE]]
-    assert not runs[2].active
+    assert not runs[2].deltas.active
 
 
 def test_the_rows_of_an_adapter_are_fed_together() -> None:
@@ -211,8 +205,8 @@ def test_a_shared_beginning_is_copied_in_both_models() -> None:
 
 def test_a_model_that_refuses_to_take_back_guesses_goes_on_without_them() -> None:
     base = FakeBase(repeating, n_ctx=CONTEXT)
-    engine = Engine(base, costs=ALWAYS)
-    run = steered(engine, Slot(0), [A, B, NEWLINE, A, B], "b", [], guesses=True)
+    engine = Engine(base)
+    run = steered(engine, Slot(0), [A, B, NEWLINE, A, B], "b", [], drafts=7)
     said: list[int] = []
     while len(said) < 12:
         said += engine.step([run])[0]
@@ -236,40 +230,3 @@ def test_an_error_in_one_delta_ends_every_run_of_the_step() -> None:
     source.error = None
     again = [steered(engine, slots[0], [A], "a", [(steers, 1.0)])]
     assert [engine.step(again) for _ in range(2)] == [[[B]], [[B]]]
-
-
-def test_what_a_long_prompt_adds_to_a_row_is_measured_once_and_changes_nothing() -> None:
-    learnt: list[RowCosts] = []
-    base = FakeBase(repeating, n_ctx=400)
-    engine = Engine(base, costs=RowCosts({1: 1e-9, 8: 2e-9}, None), learnt=learnt.append)
-    run = steered(engine, Slot(0), [A] * 300, "", [], guesses=True)
-    tokens = [token for _ in range(5) for token in engine.step([run])[0]]
-    assert len(learnt) == 1
-    assert engine.costs == learnt[0]
-    assert (learnt[0].deeper or 0) > 0
-    assert base.cache[0] == run.slot.cached
-    alone = FakeBase(repeating, n_ctx=400)
-    engine = Engine(alone)
-    run = steered(engine, Slot(0), [A] * 300, "", [])
-    assert tokens == [engine.step([run])[0][0] for _ in tokens]
-
-
-def test_a_model_that_does_not_take_the_measurement_back_is_decoded_again() -> None:
-    base = FakeBase(repeating, n_ctx=400)
-    engine = Engine(base, costs=RowCosts({1: 1e-9, 8: 2e-9}, None))
-    run = steered(engine, Slot(0), [A] * 300, "", [], guesses=True)
-    base._truncates = False
-    said = [token for _ in range(4) for token in engine.step([run])[0]]
-    base = FakeBase(repeating, n_ctx=400)
-    engine = Engine(base)
-    run = steered(engine, Slot(0), [A] * 300, "", [])
-    assert said == [engine.step([run])[0][0] for _ in said]
-
-
-@pytest.mark.parametrize("prompt", [[A] * 100, [A] * 398])
-def test_a_short_prompt_and_a_full_context_teach_nothing(prompt: list[int]) -> None:
-    base = FakeBase(repeating, n_ctx=400)
-    engine = Engine(base, costs=RowCosts({1: 1e-9, 8: 2e-9}, None))
-    run = steered(engine, Slot(0), prompt, "", [], guesses=True)
-    engine.step([run])
-    assert engine.costs.deeper is None

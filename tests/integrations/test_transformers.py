@@ -292,7 +292,7 @@ def told_alone(question: str, reply: tuple[int, ...]) -> list[float]:
     alone.begin(tokenizer.prompt(form, [message], max_tokens=32))  # type: ignore[list-item]
     for token in reply:
         alone.push(vocabulary().tokens[token])
-    return list(alone.shift.tolist())
+    return list(alone.forecasts[0].shift.tolist())
 
 
 STEPS = st.lists(

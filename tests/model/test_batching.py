@@ -1,19 +1,23 @@
-"""Requests in flight: slots, queue, cancelling, and replies that equal those one at a time."""
+"""Requests under way: slots, cancelling, and replies that equal those one at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from cmc_local.engine.replies import Piece
-from cmc_local.engine.step import Engine, Slot
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
 from cmc_local.errors import PromptTooLong, UsageError
-from cmc_local.model.batching import Acting, Batch, Echo, Request
+from cmc_local.model.batching import Batch
+from cmc_local.model.replies import Piece
+from cmc_local.model.requests import Echo, Request
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
 from cmc_local.steer.loaded_adapter import LoadedAdapter
+from cmc_local.steer.steering import ActiveAdapter
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, adapter, always
 
 SAYS_A = always(0, 1, 0, 0, 0)
@@ -43,14 +47,14 @@ def batch_of(base: FakeBase, slots: int, **engine: object) -> tuple[Batch, Sampl
     return Batch(Engine(base, **engine), places, samplers), samplers  # type: ignore[arg-type]
 
 
-def request(*tokens: int, most: int = 3, acting: tuple[Acting, ...] = ()) -> Request:
-    return Request(tokens, acting, Sampling(temperature=0, max_tokens=most))
+def request(*tokens: int, most: int = 3, active: tuple[ActiveAdapter, ...] = ()) -> Request:
+    return Request(tokens=tokens, active=active, sampling=Sampling(temperature=0, max_tokens=most))
 
 
 def run_out(batch: Batch) -> dict[int, list[Piece]]:
     found: dict[int, list[Piece]] = {}
     for _ in range(200):
-        if not batch.active and not batch.waiting:
+        if not batch.active:
             return found
         for number, piece in batch.step():
             found.setdefault(number, []).append(piece)
@@ -61,15 +65,16 @@ def text(pieces: list[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def test_requests_wait_for_a_slot_and_take_it_at_once() -> None:
+def test_a_request_takes_a_slot_or_is_refused() -> None:
     base = FakeBase(SAYS_A)
     batch, samplers = batch_of(base, 2)
-    numbers = [batch.submit(request(B, most=most)) for most in (1, 3, 2)]
-    assert (numbers, batch.waiting, batch.active) == ([0, 1, 2], 3, 0)
+    numbers = [batch.submit(request(B, most=most)) for most in (1, 3)]
+    assert (numbers, batch.free, batch.active) == ([0, 1], 0, 2)
+    with pytest.raises(UsageError, match="no slot is free"):
+        batch.submit(request(B))
     batch.step()
-    assert (batch.waiting, batch.active) == (1, 1)  # the first is over already
-    batch.step()
-    assert (batch.waiting, batch.active) == (0, 2)
+    assert (batch.free, batch.active) == (1, 1)  # the first is over already
+    assert batch.submit(request(B, most=2)) == 2
     found = run_out(batch)
     assert {n: found[n][-1].finish_reason for n in found} == {1: "length", 2: "length"}
     assert samplers.open == 0
@@ -89,17 +94,22 @@ def test_a_free_slot_that_remembers_the_prompt_is_preferred() -> None:
     assert timings is not None and timings.reused_tokens == 5
 
 
-def test_a_request_is_cancelled_in_the_queue_and_in_flight() -> None:
+def test_a_request_is_cancelled_before_its_first_step_and_after_it() -> None:
     base = FakeBase(SAYS_A)
-    batch, samplers = batch_of(base, 1)
-    flying, queued = (batch.submit(request(B, most=50)) for _ in range(2))
+    batch, samplers = batch_of(base, 2)
+    begun = batch.submit(request(B, most=50))
     batch.step()
-    batch.cancel(queued)
-    batch.cancel(flying)
-    batch.cancel(99)
-    ended = {number: piece.finish_reason for number, piece in batch.step()}
-    assert ended == {queued: "cancelled", flying: "cancelled"}
-    assert (batch.active, batch.waiting, samplers.open) == (0, 0, 0)
+    new = batch.submit(request(B, most=50))
+    for number in (begun, new, 99):
+        batch.cancel(number)
+    last = dict(batch.step())
+    assert {number: piece.finish_reason for number, piece in last.items()} == {
+        begun: "cancelled",
+        new: "cancelled",
+    }
+    assert all(piece.timings is not None for piece in last.values())
+    assert (batch.active, batch.free, samplers.open) == (0, 2, 0)
+    assert base.decoded == [(B,)]
     batch.submit(request(B, most=1))
     assert text(run_out(batch)[2]) == "a"
 
@@ -118,16 +128,16 @@ def test_an_error_ends_all_and_leaves_the_batch_usable() -> None:
     base, source = FakeBase(SAYS_A), FakeShift(always(0, 0, 2, 0, 0))
     batch, samplers = batch_of(base, 2)
     steers = adapter(source)
-    acting = (Acting(steers, 1.0, steers.prompt([{"role": "user", "content": "a"}])),)
-    batch.submit(request(B, most=9, acting=acting))
+    active = (steers.active(1.0, steers.prompt([{"role": "user", "content": "a"}])),)
+    batch.submit(request(B, most=9, active=active))
     batch.submit(request(B, most=9))
     batch.step()
     source.error = MemoryError("no room")
     with pytest.raises(MemoryError):
         batch.step()
-    assert (batch.active, batch.waiting, samplers.open) == (0, 0, 0)
+    assert (batch.active, batch.free, samplers.open) == (0, 2, 0)
     source.error = None
-    batch.submit(request(B, most=2, acting=acting))
+    batch.submit(request(B, most=2, active=active))
     assert text(run_out(batch)[2]) == "bb"
 
 
@@ -136,9 +146,15 @@ def test_a_prompt_is_read_beside_replies_and_then_answered() -> None:
     batch, samplers = batch_of(base, 2)
     steers = adapter(source)
     # The delta reads the whole text as its answer: "b" before what is judged, "bab" before more.
-    acting = Acting(steers, 1.0, steers.verbatim("\n"), given=b"bab", given_before_echo=b"b")
+    judged = steers.active(1.0, steers.verbatim("\n"), given=b"b")
     sampling = Sampling(temperature=0, max_tokens=2)
-    reading = Request((B, AB), (acting,), sampling, top_logprobs=1, echo=Echo(1, "bab"))
+    reading = Request(
+        tokens=(B, AB),
+        active=(replace(judged, given=b"bab"),),
+        sampling=sampling,
+        top_logprobs=1,
+        echo=Echo("bab", 1, (judged,)),
+    )
     batch.submit(request(B, most=3))
     batch.submit(reading)
     found = run_out(batch)
@@ -156,7 +172,7 @@ def test_a_prompt_is_read_beside_replies_and_then_answered() -> None:
 def test_a_request_is_cancelled_while_its_prompt_is_read() -> None:
     batch, samplers = batch_of(FakeBase(SAYS_A, n_ctx=400), 1)
     tokens = (B,) * 300  # three chunks
-    read = Request(tokens, (), Sampling(max_tokens=0), top_logprobs=0, echo=Echo(1, ""))
+    read = Request(tokens=tokens, sampling=Sampling(max_tokens=0), top_logprobs=0, echo=Echo("", 1))
     number = batch.submit(read)
     batch.step()
     batch.cancel(number)
@@ -168,9 +184,11 @@ def test_a_prompt_without_likelihoods_comes_back_and_is_not_read() -> None:
     base = FakeBase(SAYS_A)
     batch, samplers = batch_of(base, 1)
     tokens = (B,) * 20
-    batch.submit(Request(tokens, (), Sampling(max_tokens=0), echo=Echo(1, "told")))
-    batch.submit(Request(tokens, (), Sampling(temperature=0, max_tokens=1), echo=Echo(1, "told")))
-    found = run_out(batch)
+    found = {}
+    for most in (0, 1):
+        sampling = Sampling(temperature=0, max_tokens=most)
+        batch.submit(Request(tokens=tokens, sampling=sampling, echo=Echo("told", 1)))
+        found |= run_out(batch)
     for pieces in found.values():
         assert (pieces[0].echo, pieces[0].text, pieces[0].details) == (True, "told", ())
     assert text(found[1][1:]) == "a"
@@ -182,10 +200,11 @@ def test_what_was_read_counts_as_the_prompts_cost() -> None:
     base = FakeBase(SAYS_A)
     batch, _ = batch_of(base, 1)
     sampling = Sampling(temperature=0, max_tokens=1)
-    for _ in range(2):  # all of it is decoded each time, for its likelihoods
-        batch.submit(Request((B, A, B), (), sampling, top_logprobs=0, echo=Echo(1, "bab")))
-    for pieces in run_out(batch).values():
-        timings = pieces[-1].timings
+    for number in range(2):  # all of it is decoded each time, for its likelihoods
+        batch.submit(
+            Request(tokens=(B, A, B), sampling=sampling, top_logprobs=0, echo=Echo("bab", 1))
+        )
+        timings = run_out(batch)[number][-1].timings
         assert timings is not None
         assert (timings.prompt_tokens, timings.reused_tokens) == (3, 0)
         assert 0 < timings.prompt_seconds <= timings.total_seconds
@@ -197,10 +216,9 @@ def test_a_request_that_cannot_begin_leaves_nothing_behind() -> None:
     batch.submit(request(B, most=9))
     batch.step()
     batch.submit(request())  # no tokens at all
-    batch.submit(request(B))
     with pytest.raises(UsageError, match="the prompt is empty"):
         batch.step()
-    assert (batch.active, batch.waiting, batch.free, samplers.open) == (0, 0, 2, 0)
+    assert (batch.active, batch.free, samplers.open) == (0, 2, 0)
     number = batch.submit(request(B))
     assert text(run_out(batch)[number]) == "aaa"
 

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cmc_local.engine.logprobs import Watch
-from cmc_local.engine.step import Engine, Slot
+from cmc_local.engine.logprobs import LogprobRecorder
+from cmc_local.engine.slots import Slot
+from cmc_local.engine.step import Engine
 from cmc_local.model import echo as reading
-from cmc_local.model.batching import Acting
-from cmc_local.model.echo import Reading
+from cmc_local.model.echo import EchoReader
+from cmc_local.model.requests import Echo
+from cmc_local.steer.steering import ActiveAdapter
 from fakes import AB, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, Rule, adapter, always
 
 
@@ -24,15 +26,18 @@ def any_rule(seed: int) -> Rule:
 
 
 def read(
-    base: FakeBase, tokens: Sequence[int], answer: int, active: Sequence[object] = (), **how: object
-) -> Reading:
-    return Reading(
+    base: FakeBase,
+    tokens: Sequence[int],
+    answer: int,
+    active: Sequence[ActiveAdapter] = (),
+    **how: object,
+) -> EchoReader:
+    return EchoReader(
         how.pop("engine", None) or Engine(base),  # type: ignore[arg-type]
         how.pop("slot", None) or Slot(0),  # type: ignore[arg-type]
         tokens,
-        answer,
-        active,  # type: ignore[arg-type]
-        Watch(2, plain=True),
+        Echo("", answer, tuple(active)),
+        LogprobRecorder(2, plain=True),
     )
 
 
@@ -55,12 +60,12 @@ def test_each_tokens_likelihood_is_that_of_its_own_row(
     steers = adapter(FakeShift(always(0, 0, 1.5, 0, 0)))
     texts = base.vocabulary.tokens
     given_bytes = b"".join(texts[token] for token in tokens[: max(answer, 1)])
-    acting = Acting(steers, 0.5, steers.verbatim("\n"), given_before_echo=given_bytes)
-    slot = Slot(0, (steers.steerings[0],))
+    active = steers.active(0.5, steers.verbatim("\n"), given_bytes)
+    slot = Slot(0)
     engine = Engine(base)
     engine.begin(slot, [B, B], GreedySampler(base))  # what a slot held before does not matter
     engine.step([slot.run])  # type: ignore[list-item]
-    one = read(base, tokens, answer, [acting.on(0, echo=True)], engine=engine, slot=slot)
+    one = read(base, tokens, answer, [active], engine=engine, slot=slot)
     while one.step():
         pass
     assert [detail.token for detail in one.details] == tokens

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cmc_local.model.raw_prompts import RawPrompt, answer_offset, tell
+from cmc_local.model.raw_prompts import RawPrompt, answer_offset, split_prompt
 from cmc_local.steer.loaded_adapter import LoadedAdapter
 from cmc_local.text.prompts import named_form
 from fakes import AB, END, NEWLINE, A, B, FakeShift, adapter, always, vocabulary
@@ -50,10 +50,10 @@ def tiny() -> LoadedAdapter:
 
 
 def told(tiny: LoadedAdapter, tokens: Sequence[int], *, echo: bool) -> tuple[str, int]:
-    found = tell(tiny, RawPrompt.of(tokens, vocabulary()), echo=echo)
+    found = split_prompt(tiny, RawPrompt.of(tokens, vocabulary()), echo=echo)
     texts = tiny.tokenizer.vocabulary.tokens
     spelled = b"".join(texts[token] for token in found.prompt.tokens).decode()
-    return spelled + found.prompt.pending, found.offset
+    return spelled + found.prompt.pending, found.answer
 
 
 def test_any_other_text_is_the_question(tiny: LoadedAdapter) -> None:

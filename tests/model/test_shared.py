@@ -4,67 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from functools import partial
-from time import monotonic, sleep
+from time import sleep
 
 import pytest
 
-from cmc_local.engine.replies import Piece
 from cmc_local.errors import ModelClosed, Overloaded, UsageError, WaitedTooLong
-from cmc_local.model.requests import Ask
-from cmc_local.model.shared import SharedModel
-from cmc_local.model.steered import SteeredModel
-from cmc_local.model.tickets import Ticket
-from cmc_local.settings import Limits, Sampling
-from fakes import FakeBase, FakeShift, GreedySampler, adapter, always
+from cmc_local.model.queue import Ticket
+from cmc_local.model.replies import Piece
+from cmc_local.settings import Sampling
+from fakes import FakeShift, adapter, always
+from gated_models import Made, ask, made, until
 
-GREEDY = Sampling(temperature=0, max_tokens=4)
-
-
-class Gated(FakeBase):
-    """Decodes only while its gate is open, and no more than a step for each token it is given."""
-
-    def __init__(self) -> None:
-        super().__init__(always(0, 1, 0, 0, 0), n_ctx=512)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.error: Exception | None = None
-        self.pause = 0.0
-
-    def decode_spans(self, spans):  # type: ignore[no-untyped-def]
-        assert self.gate.wait(20)
-        sleep(self.pause)
-        if self.error is not None:
-            error, self.error = self.error, None
-            raise error
-        super().decode_spans(spans)
-
-
-class Made:
-    def __init__(self, parallel: int = 2, **settings: object) -> None:
-        self.base = Gated()
-        self.model = SteeredModel(self.base, self.base.sampler, limits=Limits(parallel=parallel))
-        self.shared = SharedModel(self.model, **settings)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def made() -> Iterator[Made]:
-    one = Made()
-    yield one
-    one.base.gate.set()
-    one.shared.close()
-
-
-def ask(prompt: str = "b", **more: object) -> Ask:
-    return Ask(prompt=prompt, **{"sampling": GREEDY, **more})  # type: ignore[arg-type]
-
-
-def until(true: object, seconds: float = 10.0) -> None:
-    end = monotonic() + seconds
-    while not true():  # type: ignore[operator]
-        assert monotonic() < end, "it never came true"
-        sleep(0.002)
+__all__ = ["made"]  # the fixture
 
 
 def text(pieces: list[Piece]) -> str:
@@ -169,14 +121,14 @@ def test_too_many_are_refused_and_the_patience_ends() -> None:
 def test_groups_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Made(1)
     made.base.gate.clear()
-    turns, taken = made.shared._turns, []
-    take = turns.take
+    turns, taken = made.shared._waiting, []
+    pop = turns.pop
 
     def noted() -> Ticket:
-        taken.append(take())
+        taken.append(pop())
         return taken[-1]
 
-    monkeypatch.setattr(turns, "take", noted)
+    monkeypatch.setattr(turns, "pop", noted)
     threads = []
     for number, group in enumerate("xaaab"):
         asking = partial(made.shared.generate, ask(), group=group)
@@ -198,27 +150,6 @@ def test_an_error_ends_those_in_flight_and_no_others(made: Made) -> None:
     assert made.shared.state.alive
 
 
-def test_a_chooser_that_finds_nothing_ends_its_own_reply(made: Made) -> None:
-    class Choosy(GreedySampler):
-        def sample(self, i: int = -1) -> int:
-            raise UsageError("the grammar allows none of the model's tokens")
-
-    made.base.gate.clear()
-    other: list[str] = []
-    thread = threading.Thread(target=lambda: other.append(made.shared.generate(ask()).text))
-    thread.start()
-    until(lambda: made.shared.state.active == 1)
-    made.base.sampler = lambda sampling: Choosy(made.base)  # type: ignore[method-assign]
-    made.model._make_sampler = made.base.sampler
-    failing = made.shared.stream(ask())
-    opened = threading.Timer(0.05, made.base.gate.set)
-    opened.start()
-    with pytest.raises(UsageError, match="allows none"):
-        list(failing)
-    thread.join()
-    assert other == ["aaaa"]
-
-
 def test_an_adapter_goes_only_when_nothing_is_under_it(made: Made) -> None:
     made.model._loader = lambda folder: adapter(FakeShift(always(0, 0, 5, 0, 0)), name=str(folder))
     assert made.shared.generate(ask()).text == "aaaa"
@@ -238,28 +169,6 @@ def test_an_adapter_goes_only_when_nothing_is_under_it(made: Made) -> None:
         made.shared.remove("says-b")
 
 
-def test_details_tell_what_the_shift_did(made: Made) -> None:
-    made.model.attach(adapter(FakeShift(always(0, 0, 5, 0, 0)), name="says-b"))
-    pieces = list(made.shared.stream(ask(top_logprobs=1, plain=True)))
-    details = [one for piece in pieces for one in piece.details]
-    assert text(pieces) == "bbbb" and len(details) == 4
-    assert (details[0].top[0][0], details[0].plain_top[0][0]) == (2, 1)
-    assert details[0].logprob > details[0].plain_logprob  # type: ignore[operator]
-
-
-def test_a_prompt_is_given_back_with_likelihoods(made: Made) -> None:
-    # The base gives "a" weight e and the other four weight 1, wherever it stands.
-    pieces = list(made.shared.stream(ask("bab", echo=True, top_logprobs=0)))
-    assert pieces[0].echo and pieces[0].text == "bab"
-    first, second = pieces[0].details  # "b" and "ab"
-    assert first.logprob is None
-    assert second.logprob == pytest.approx(-1.9048, abs=1e-4)  # -log(e + 4)
-    assert text(pieces[1:]) == "aaaa"
-    only = ask("bab", echo=True, top_logprobs=0, sampling=Sampling(temperature=0, max_tokens=0))
-    echoed, last = made.shared.stream(only)
-    assert (echoed.text, last.text, last.finish_reason) == ("bab", "", "length")
-
-
 def test_the_token_that_ends_a_reply_has_its_likelihood_too(made: Made) -> None:
     made.base.rule = always(2, 1, 0, 0, 0)  # weights e^2, e, 1, 1, 1
     (last,) = made.shared.stream(ask(top_logprobs=1))
@@ -273,21 +182,6 @@ def test_texts_are_embedded_between_steps(made: Made) -> None:
     assert found.tolist() == [[0, 2, 0, 1, 0], [0, 0, 1, 0, 0]]
     with pytest.raises(UsageError, match="nothing to embed"):
         made.shared.embed([])
-
-
-def test_draining_lets_replies_end_and_takes_no_more(made: Made) -> None:
-    made.base.gate.clear()
-    found: list[str] = []
-    thread = threading.Thread(target=lambda: found.append(made.shared.generate(ask()).text))
-    thread.start()
-    until(lambda: made.shared.state.active == 1)
-    assert not made.shared.drain(0.01)
-    with pytest.raises(ModelClosed, match="takes no more requests"):
-        made.shared.generate(ask())
-    made.base.gate.set()
-    assert made.shared.drain(10)
-    thread.join()
-    assert found == ["aaaa"]
 
 
 def test_closing_ends_what_is_under_way() -> None:

@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 import pytest
-from test_shared import Made, ask, made, until
 
-from cmc_local.engine.replies import Piece
 from cmc_local.errors import ModelClosed, Overloaded, UsageError
+from cmc_local.model.queue import Ticket
+from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Ask
-from cmc_local.model.tickets import Ticket
 from cmc_local.settings import Sampling
 from fakes import FakeShift, GreedySampler, adapter, always
+from gated_models import Made, ask, made, until
 
 __all__ = ["made"]  # the fixture
 
@@ -75,14 +75,14 @@ def left_in_preparation(one: Made, slow: Slow, meanwhile: Any = lambda: None) ->
 
 def test_a_task_cancelled_while_its_ask_is_prepared_is_never_queued(made: Made) -> None:
     slow, queued = Slow(made), []
-    made.shared._turns.put = lambda *item: queued.append(item)  # type: ignore[method-assign]
+    made.shared._waiting.put = lambda *item: queued.append(item)  # type: ignore[method-assign]
     left_in_preparation(made, slow)
     assert (len(slow.made), queued) == (1, [])
 
 
 def test_its_sampler_is_closed_even_if_it_would_have_been_refused(made: Made) -> None:
     slow = Slow(made)
-    left_in_preparation(made, slow, lambda: made.shared.drain(0))
+    left_in_preparation(made, slow, lambda: made.shared._refuse("no more"))
     assert slow.closed
 
 
@@ -150,7 +150,7 @@ def test_whoever_waits_learns_of_a_breakdown() -> None:
     def broken() -> object:
         raise KeyError("a bug")
 
-    one.shared._turns.take = broken  # type: ignore[method-assign]
+    one.shared._waiting.pop = broken  # type: ignore[method-assign]
     one.base.error = MemoryError("no room")  # ends the first, so that a slot is free
     one.base.gate.set()
     with pytest.raises(MemoryError):
@@ -160,7 +160,6 @@ def test_whoever_waits_learns_of_a_breakdown() -> None:
     assert order.result(10).shape == (1, 5)
     until(lambda: not one.shared._worker.is_alive())
     assert not one.shared.state.alive
-    assert one.shared.drain(10)
     for call in (
         partial(one.shared.generate, ask()),
         partial(one.shared.embed, [[1]]),
@@ -295,7 +294,7 @@ def test_only_embedding_counts_as_moving(made: Made) -> None:
 
 def test_an_alpha_that_is_no_number_leaves_the_model_as_it_was(made: Made) -> None:
     made.model._loader = lambda folder: adapter(FakeShift(always(0, 0, 5, 0, 0)), name=str(folder))
-    with pytest.raises(UsageError, match="alpha must be a number"):
+    with pytest.raises(UsageError, match="alpha must be a finite number"):
         made.shared.add("says-b", float("nan"))
     assert made.shared.alphas == {}
     assert made.shared.generate(Ask(prompt="b", sampling=Sampling(max_tokens=2))).text == "aa"

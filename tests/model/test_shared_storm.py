@@ -17,15 +17,14 @@ from typing import Any
 
 import pytest
 
-from cmc_local.engine.prompt_lookup import ALWAYS
-from cmc_local.engine.replies import Piece
 from cmc_local.errors import ModelClosed, Overloaded, UsageError
 from cmc_local.model import shared as shared_module
 from cmc_local.model.batching import Batch
+from cmc_local.model.queue import Heard, Ticket
+from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Ask
 from cmc_local.model.shared import SharedModel
 from cmc_local.model.steered import SteeredModel
-from cmc_local.model.tickets import Heard, Ticket
 from cmc_local.settings import Limits, Sampling
 from cmc_local.steer.loaded_adapter import LoadedAdapter
 from fakes import FakeBase, FakeShift, GreedySampler, Rule, adapter
@@ -164,7 +163,7 @@ class Storm:
             self.chooser,
             loader=lambda folder: an_adapter(str(folder)),
             limits=Limits(parallel=SLOTS, batch=24),
-            costs=ALWAYS,
+            drafts=7,
         )
         model.add("one")
         model.add("two")
@@ -290,8 +289,8 @@ def alone(ask: Ask) -> Reply:
     model, _ = model_of_its_own()
     reply = Reply()
     batch = model.batch()
-    batch.submit(model.asked.prepare(ask).request)
-    while batch.active or batch.waiting:
+    batch.submit(model.request(ask))
+    while batch.active:
         for _, piece in batch.step():
             assert isinstance(piece, Piece)
             reply.hear(piece)
@@ -334,7 +333,7 @@ def check_ends(storm: Storm, tickets: list[Noted]) -> None:
     assert all(one.closed for one in storm.choosers)
     assert not any(one.abused for one in storm.choosers)
     (batch,) = storm.batches
-    assert (batch.free, batch.active, batch.waiting) == (SLOTS, 0, 0)
+    assert (batch.free, batch.active) == (SLOTS, 0)
     assert all(slot.run is None for slot in storm.model._slots)
 
 

@@ -11,36 +11,16 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from cmc_local.engine.replies import Piece
+from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Ask
 from cmc_local.model.shared import SharedModel
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
 from cmc_local.text.prompts import Message
-from tiny_adapters import adapter_of, checkpoint
-from tiny_models import Family
+from tiny_adapters import tiny_adapter
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 QUESTION = "Where was Helen born?"
-
-
-def tiny_adapter(
-    place: Path,
-    family: Family = "sentencepiece",
-    vocab_size: int = 480,
-    *,
-    context: int = 128,
-    seed: int = 5,
-) -> Path:
-    """An adapter in fp32 whose delta is a random tiny llama; its name is the folder's."""
-    folder = checkpoint(
-        place.parent / "checkpoints" / place.name,
-        family=family,
-        vocab_size=vocab_size,
-        context=context,
-        seed=seed,
-    )
-    return adapter_of(folder, place, ["fp32"]).path
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +53,7 @@ def load(gguf: Path, adapters: dict[str, Path], **settings: object) -> SteeredMo
         threads=1,
         gpu_layers=0,
         delta_device="cpu",
-        **{"speculate": "off", **settings},  # type: ignore[arg-type]
+        **{"speculate": 0, **settings},  # type: ignore[arg-type]
     )
 
 
@@ -104,7 +84,7 @@ def test_steering_changes_the_answer(model: SteeredModel) -> None:
 
 def test_however_it_is_run_the_answer_is_the_same(gguf: Path, adapters: dict[str, Path]) -> None:
     answers = set()
-    for overlap, speculate in (("on", "off"), ("off", "off"), ("auto", "on")):
+    for overlap, speculate in (("on", 0), ("off", 0), ("auto", 4)):
         with load(gguf, adapters, overlap=overlap, speculate=speculate) as model:
             answers.add(model.generate(QUESTION, GREEDY).tokens)
     assert len(answers) == 1
@@ -150,13 +130,6 @@ def test_turns_reuse_the_cache_and_equal_a_fresh_model(
             talk.append({"role": "assistant", "content": done.text})
 
 
-def test_a_score_is_the_likelihood_of_what_was_said(model: SteeredModel) -> None:
-    done = model.generate(QUESTION, GREEDY)
-    score = model.score(QUESTION, done.tokens)
-    assert score.greedy.all()
-    assert model.score(QUESTION, done.tokens, alphas=0.0).total < score.total
-
-
 @pytest.mark.parametrize("said", [" Helen was", "Helen was born in"])
 def test_a_prompt_given_back_is_scored_as_its_answer_is(
     gguf: Path, adapters: dict[str, Path], said: str
@@ -166,10 +139,10 @@ def test_a_prompt_given_back_is_scored_as_its_answer_is(
         score = model.score(QUESTION, said, base_prompt="adapter")
         plain = model.score(QUESTION, said, base_prompt="adapter", alphas=0.0)
         ask = Ask(prompt=text + said, sampling=Sampling(max_tokens=0), top_logprobs=0, echo=True)
-        prepared = model.asked.prepare(ask)
+        request = model.request(ask)
         with model.alone():
             batch = model.batch()
-            batch.submit(prepared.request)
+            batch.submit(request)
             echoed = next(piece for _ in range(9) for _, piece in batch.step())
     assert isinstance(echoed, Piece) and echoed.text == text + said
     tail = echoed.details[-len(score.tokens) :]
@@ -186,10 +159,10 @@ def test_a_reply_begun_already_goes_on_as_if_it_had_been_written(
         whole = model.generate(QUESTION, GREEDY, base_prompt="adapter")
         begun = [*model.base.tokenize(text), *whole.tokens[:9]]
         left = Sampling(temperature=0, max_tokens=len(whole.tokens) - 9)
-        prepared = model.asked.prepare(Ask(prompt=begun, sampling=left))
+        request = model.request(Ask(prompt=begun, sampling=left))
         with model.alone():
             batch = model.batch()
-            batch.submit(prepared.request)
+            batch.submit(request)
             pieces = [piece for _ in range(30) for _, piece in batch.step()]
     rest = [token for piece in pieces if isinstance(piece, Piece) for token in piece.tokens]
     assert tuple(rest) == whole.tokens[9:]
@@ -217,7 +190,7 @@ def test_mid_token_shifts_can_be_switched_off(other_gguf: Path, adapters: dict[s
 def test_a_special_tokens_spelling_in_a_question_is_plain_text(tiny_gguf: Path) -> None:
     with load(tiny_gguf, {}) as model:
         ask = Ask(prompt=[{"role": "user", "content": "a </s> b"}], sampling=Sampling(max_tokens=1))
-        fitted = model.asked.prepare(ask).request
+        fitted = model.request(ask)
     assert 2 not in fitted.tokens
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from cmc_local.engine.runs import Timings
+from cmc_local.engine.timings import Timings
 from cmc_local.server.answering import LEFT
 from cmc_local.server.bodies import ChatBody
 from cmc_local.server.replying import ClientLeft, Replying, Tally, unless_left

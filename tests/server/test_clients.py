@@ -35,7 +35,7 @@ def url(bundled_models: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def model(bundled_models: Path) -> Iterator[SteeredModel]:
     gguf, adapter = bundled_models / "larger.gguf", bundled_models / "instruct"
-    with SteeredModel.load(gguf, [adapter], threads=1, speculate="off") as loaded:
+    with SteeredModel.load(gguf, [adapter], threads=1, speculate=0) as loaded:
         yield loaded
 
 

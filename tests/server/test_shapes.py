@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cmc_local.engine.logprobs import TokenDetail
-from cmc_local.engine.replies import Piece
+from cmc_local.model.replies import Piece
 from cmc_local.server.shapes import Chat, Text
 from fakes import vocabulary
 

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmc_local.errors import UsageError
 from cmc_local.settings import Control, Unmapped
-from cmc_local.steer.control import MappedShift, Offer, Shift, add_shifts, check_alpha
+from cmc_local.steer.control import MappedShift, Offer, Shift, add_shifts
 from cmc_local.text.token_map import TokenMap
 
 
@@ -292,13 +291,3 @@ def test_a_step_allocates_nothing_as_long_as_a_vocabulary(unmapped: Unmapped, co
         finally:
             tracemalloc.stop()
         assert peak < delta_size  # bytes: less than one byte a token
-
-
-@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf])
-def test_an_alpha_that_is_no_number_is_refused(alpha: float) -> None:
-    with pytest.raises(UsageError, match="alpha must be a number"):
-        check_alpha(alpha)
-
-
-def test_an_alpha_below_zero_is_allowed() -> None:
-    assert check_alpha(-0.5) == -0.5

@@ -17,7 +17,6 @@ import tiny_models
 from cmc_local.base.model import BaseModel
 from cmc_local.base.span import Span
 from cmc_local.delta.source import Feed
-from cmc_local.engine.prompt_lookup import FREE, NEVER
 from cmc_local.errors import GGUFError, TokenizerError, UsageError
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
@@ -237,7 +236,7 @@ def test_real_rows_are_the_difference_of_two_models(
 
 def steered(gguf: Path, **settings: Any) -> SteeredModel:
     return SteeredModel.load(
-        gguf, gpu_layers=0, threads=1, limits=Limits(context=128), speculate="off", **settings
+        gguf, gpu_layers=0, threads=1, limits=Limits(context=128), speculate=0, **settings
     )
 
 
@@ -277,9 +276,7 @@ def test_a_pair_steers_across_vocabularies(
     pair = open_pair(expert_gguf, tiny_gguf, slots=2)
     asked = [QUESTION, "What did she write?"]
     limits = Limits(context=128, parallel=2)
-    with SteeredModel.load(
-        other_gguf, gpu_layers=0, threads=1, limits=limits, speculate="off"
-    ) as base:
+    with SteeredModel.load(other_gguf, gpu_layers=0, threads=1, limits=limits, speculate=0) as base:
         plain = base.generate(QUESTION, GREEDY).tokens
         form = named_form("cmc")
         base.attach(proxy.loaded(pair, base.base.vocabulary, Control(), form=form), 0.8)
@@ -302,18 +299,6 @@ def test_the_context_is_within_what_the_models_were_trained_with(tiny_gguf: Path
         made = open_pair(tiny_gguf, tiny_gguf, context=asked)
         assert made.context == expected
         made.close()
-
-
-def test_guesses_know_what_a_pairs_rows_cost(
-    pair: ProxyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    form, words = named_form("cmc"), pair.vocabulary
-    assert proxy.loaded(pair, words, Control(), form=form).costs is FREE
-    measured = proxy.loaded(pair, words, Control(), form=form, guessing=True).costs
-    assert 0 < measured.cost(1) < measured.cost(64)
-    monkeypatch.setattr(ProxyPair, "can_roll_back", False)
-    assert proxy.loaded(pair, words, Control(), form=form, guessing=True).costs is NEVER
 
 
 @pytest.mark.parametrize("which", ["tiny_gguf", "other_gguf"])

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from cmc_local.steer.mid_token import MidToken
-from cmc_local.steer.steering import ROWS_HELD, Steering, advance, common_prefix
-from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer
+from cmc_local.steer.steering import ROWS_HELD, Steering, advance
+from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer, common_prefix
 from cmc_local.text.prompts import PromptForm
 from fakes import AB, NEWLINE, A, B, FakeShift, tokenizer_json, vocabulary
 
@@ -44,11 +45,25 @@ def steering(
     return Steering(source, tokenizer, joins), source
 
 
+def shift(mine: Steering) -> NDArray[np.float32]:
+    """The delta's logits for what comes next, (5,) float32."""
+    return mine.forecasts[0].shift
+
+
+def consumed(mine: Steering) -> tuple[int, ...]:
+    return tuple(mine._consumed)
+
+
+def row_before(mine: Steering, back: int) -> NDArray[np.float32]:
+    """The logits before the last `back` tokens, (5,) float32; 0 is `shift`."""
+    return mine._rows[mine._ends[0].length - back]
+
+
 def test_the_prompt_is_fed_at_once(tokenizer: DeltaTokenizer) -> None:
     mine, source = steering(tokenizer)
     mine.begin(prompt(tokenizer, "ba"))
     assert source.fed == [(B, A, NEWLINE)]
-    assert mine.shift.tolist() == [3, NEWLINE, 0, 0, 0]
+    assert shift(mine).tolist() == [3, NEWLINE, 0, 0, 0]
 
 
 def test_a_token_that_joins_the_one_before_rolls_back_one(tokenizer: DeltaTokenizer) -> None:
@@ -58,7 +73,7 @@ def test_a_token_that_joins_the_one_before_rolls_back_one(tokenizer: DeltaTokeni
     mine.push(b"b")
     assert source.streams[0] == [B, NEWLINE, AB]
     assert source.fed[1:] == [(A,), (AB,)]
-    assert mine.shift.tolist() == [3, AB, 0, 0, 0]
+    assert shift(mine).tolist() == [3, AB, 0, 0, 0]
 
 
 def test_half_a_character_changes_nothing(tokenizer: DeltaTokenizer) -> None:
@@ -66,7 +81,7 @@ def test_half_a_character_changes_nothing(tokenizer: DeltaTokenizer) -> None:
     mine.begin(prompt(tokenizer, "b"))
     mine.push("é".encode()[:1])
     assert len(source.fed) == 1
-    assert mine.shift.tolist() == [2, NEWLINE, 0, 0, 0]
+    assert shift(mine).tolist() == [2, NEWLINE, 0, 0, 0]
 
 
 def test_the_next_turn_feeds_only_what_is_new(tokenizer: DeltaTokenizer) -> None:
@@ -85,7 +100,7 @@ def test_the_same_prompt_again_still_has_its_row(tokenizer: DeltaTokenizer) -> N
     mine.push(b"a" * 40)
     mine.begin(prompt(tokenizer, "b"))
     assert source.streams[0] == [B, NEWLINE]
-    assert mine.shift.tolist() == [2, NEWLINE, 0, 0, 0]
+    assert shift(mine).tolist() == [2, NEWLINE, 0, 0, 0]
 
 
 def test_rows_behind_are_at_hand_after_a_roll_back(tokenizer: DeltaTokenizer) -> None:
@@ -93,8 +108,8 @@ def test_rows_behind_are_at_hand_after_a_roll_back(tokenizer: DeltaTokenizer) ->
     mine.begin(prompt(tokenizer, "b"))
     for data in (b"a", b"a", b"b"):
         mine.push(data)
-    assert mine.consumed == (B, NEWLINE, A, AB)
-    assert [mine.row_before(back)[1] for back in (3, 2, 1, 0)] == [B, NEWLINE, A, AB]
+    assert consumed(mine) == (B, NEWLINE, A, AB)
+    assert [row_before(mine, back)[1] for back in (3, 2, 1, 0)] == [B, NEWLINE, A, AB]
 
 
 def test_rows_behind_are_computed_again_after_a_long_roll_back(tokenizer: DeltaTokenizer) -> None:
@@ -102,8 +117,8 @@ def test_rows_behind_are_computed_again_after_a_long_roll_back(tokenizer: DeltaT
     mine.begin(prompt(tokenizer, "babba"))
     mine.push(b"a" * 40)
     mine.begin(prompt(tokenizer, "babba"))
-    assert mine.consumed == (B, AB, B, A, NEWLINE)
-    assert [mine.row_before(back)[1] for back in (4, 3, 2, 1, 0)] == [B, AB, B, A, NEWLINE]
+    assert consumed(mine) == (B, AB, B, A, NEWLINE)
+    assert [row_before(mine, back)[1] for back in (4, 3, 2, 1, 0)] == [B, AB, B, A, NEWLINE]
 
 
 def test_rows_of_a_scored_text_are_not_kept_for_ever(tokenizer: DeltaTokenizer) -> None:
@@ -111,7 +126,7 @@ def test_rows_of_a_scored_text_are_not_kept_for_ever(tokenizer: DeltaTokenizer) 
     mine.begin(prompt(tokenizer, "b"))
     mine.plan([b"a"] * 50)
     advance([mine])
-    assert len(mine.places) == 50
+    assert len(mine.forecasts) == 50
     for _ in range(2):
         mine.begin(prompt(tokenizer, "a"))
         assert len(mine._rows) + len(mine._spare) <= 2 * ROWS_HELD
@@ -122,11 +137,13 @@ def test_inside_a_token_the_base_is_offered_the_rest_of_it(tokenizer: DeltaToken
     source = FakeShift(lambda seen: (0, 1, 0, 4, 0) if seen[-1] == NEWLINE else (0, 0, 0, 0, 0))
     mine = Steering(source, tokenizer, MidToken(vocabulary(), vocabulary()))
     mine.begin(prompt(tokenizer, "b"))
-    assert mine.offers == []
+    assert mine.forecasts[0].offers == []
     mine.push(b"a")
-    assert [(offer.ids.tolist(), offer.values.tolist()) for offer in mine.offers] == [([B], [3.0])]
+    assert [(offer.ids.tolist(), offer.values.tolist()) for offer in mine.forecasts[0].offers] == [
+        ([B], [3.0])
+    ]
     mine.push(b"\n")
-    assert mine.offers == []
+    assert mine.forecasts[0].offers == []
 
 
 def test_a_full_context_keeps_the_prompt_and_the_newest_half(tokenizer: DeltaTokenizer) -> None:
@@ -139,16 +156,21 @@ def test_a_full_context_keeps_the_prompt_and_the_newest_half(tokenizer: DeltaTok
     for _ in range(30):
         mine.push(b"a")
         assert len(source.streams[0]) <= 10
-        assert mine.consumed == tuple(source.streams[0])
-        assert mine.shift[0] == len(source.streams[0])
+        assert consumed(mine) == tuple(source.streams[0])
+        assert shift(mine)[0] == len(source.streams[0])
 
 
-def test_after_forgetting_everything_is_fed_anew(tokenizer: DeltaTokenizer) -> None:
+def test_after_an_error_everything_is_fed_anew(tokenizer: DeltaTokenizer) -> None:
     mine, source = steering(tokenizer)
     mine.begin(prompt(tokenizer, "b"))
-    mine.stale = True
+    source.error = MemoryError("no room")
+    with pytest.raises(MemoryError):
+        mine.push(b"a")
+    assert mine.stale
+    source.error = None
     mine.begin(prompt(tokenizer, "b"))
     assert source.fed == [(B, NEWLINE), (B, NEWLINE)]
+    assert not mine.stale
 
 
 @given(
@@ -165,10 +187,10 @@ def test_rolled_back_equals_fresh(turns: list[list[bytes]], mid_token: bool) -> 
             mine.begin(prompt(words, *said))
             for data in pieces:
                 mine.push(data)
-        assert old.consumed == fresh.consumed
-        depth = min(4, len(old.consumed) - 1) if mid_token else 0
+        assert consumed(old) == consumed(fresh)
+        depth = min(4, len(consumed(old)) - 1) if mid_token else 0
         for back in range(depth + 1):
-            np.testing.assert_array_equal(old.row_before(back), fresh.row_before(back))
+            np.testing.assert_array_equal(row_before(old, back), row_before(fresh, back))
         said += [b"".join(pieces).decode() or "a", "ab"]
 
 

@@ -83,7 +83,7 @@ def _work(
         return
     limits = Limits(context=CONTEXT, parallel=2)  # the second slot asks the delta ahead
     with SteeredModel.load(
-        gguf(base), limits=limits, threads=threads or None, speculate="off"
+        gguf(base), limits=limits, threads=threads or None, speculate=0
     ) as model:
         names = {model.add(folder): template for template, folder in folders.items()}
         vocabulary = model.base.vocabulary

@@ -244,16 +244,16 @@ def _costs(
     ends = np.flatnonzero(vocabulary.roles == Role.EOS)
     pieces = [vocabulary.tokens[token] for token in passage.tokens[:-1]]
     asking: dict[str, Iterator[Ask | None]] = {
-        name: follow[name](one.prompt, pieces) if name in follow else repeat(None)
-        for name, one in passage.active.items()
+        one.name: follow[one.name](one.prompt, pieces) if one.name in follow else repeat(None)
+        for one in passage.active
     }
     costs: dict[str, dict[str, list[float]]] = {
         name: {way: [] for way in some} for name, some in ways.items()
     }
     for token, (logits, shifts) in zip(passage.tokens, passage.positions(), strict=True):
         targets = ends if token in ends else np.array([token])
-        for name, shift in zip(passage.active, shifts, strict=True):
-            place = Place(logits, shift, targets, next(asking[name]))
-            for way, cost in ways[name].items():
-                costs[name][way].append(cost(place))
+        for one, shift in zip(passage.active, shifts, strict=True):
+            place = Place(logits, shift, targets, next(asking[one.name]))
+            for way, cost in ways[one.name].items():
+                costs[one.name][way].append(cost(place))
     return costs
