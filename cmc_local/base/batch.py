@@ -12,7 +12,7 @@ from cmc_local.base.library import llama_cpp
 from cmc_local.base.span import Span
 
 
-class Rows:
+class LlamaBatch:
     """The `llama_batch` of a context, its arrays owned by numpy and filled anew each time."""
 
     def __init__(self, size: int) -> None:

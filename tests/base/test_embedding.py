@@ -196,7 +196,7 @@ def test_a_lora_acts(folder: Path, gguf: Path, tmp_path: Path) -> None:
 def test_it_is_freed_with_the_model(gguf: Path) -> None:
     """Left open, collected, and once more left to the interpreter's end."""
     code = (
-        "import gc, sys; from cmc_local.base_model import BaseModel\n"
+        "import gc, sys; from cmc_local.base.model import BaseModel\n"
         "model = BaseModel(sys.argv[1]); model.embed([1, 300]); freed = model._free\n"
         "gc.disable(); del model; assert not freed.alive\n"
         "model = BaseModel(sys.argv[1]); model.embed([1, 300])"

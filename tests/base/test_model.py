@@ -199,7 +199,7 @@ def test_without_amx_nothing_is_said(tiny_gguf: Path, capfd: pytest.CaptureFixtu
     if base_library.has_risky_amx():
         pytest.skip("this build of llama.cpp uses AMX: build it anew")
     code = (
-        "import sys; from cmc_local.base_model import BaseModel; m = BaseModel(sys.argv[1]);"
+        "import sys; from cmc_local.base.model import BaseModel; m = BaseModel(sys.argv[1]);"
         " m.decode([1, 300], start=0)"  # left open: the interpreter's end frees it
     )
     done = subprocess.run(
