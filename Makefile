@@ -31,7 +31,7 @@ endif
 # set before, stands above that.
 NO_COMMON = $(abspath $(VENV))/no-common.cmake
 LLAMA_FLAGS = $(if $(NO_AMX),-DCMAKE_C_FLAGS='$(NO_AMX) $$CFLAGS' -DCMAKE_CXX_FLAGS='$(NO_AMX) $$CXXFLAGS') \
-	-DLLAVA_BUILD=OFF '-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(NO_COMMON)'
+	-DLLAVA_BUILD=OFF -DGGML_RPC=ON '-DCMAKE_PROJECT_llama_cpp_INCLUDE=$(NO_COMMON)'
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 # Each stamp stands for one finished step. llama.cpp's is named after the version that constraints.txt

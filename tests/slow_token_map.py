@@ -1,6 +1,6 @@
 """PM-MinED written down a second time, slowly: two loops and a whole edit-distance table.
 
-Shares nothing with `cmc_local.token_map` but the vocabularies and the names of the matches.
+Shares nothing with `cmc_local.text.token_map` but the vocabularies and the names of the matches.
 """
 
 from __future__ import annotations

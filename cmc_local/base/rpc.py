@@ -4,7 +4,8 @@
     here                    BaseModel("model.gguf", rpc=["192.168.1.2:50052"])
 
 For a model that is larger than one machine. The server comes with llama.cpp and must be of the same
-version; this side needs a build with `-DGGML_RPC=on`. What ggml makes of it stays as it is:
+version; this side needs a build with `-DGGML_RPC=ON`, as `make` makes it. What ggml makes of it
+stays as it is:
 
 - The traffic is plain text without authentication, and who reaches a server can make it crash or
   worse: use a network that you trust, or a tunnel.
@@ -61,8 +62,8 @@ def devices(servers: Iterable[str]) -> list[int]:
     named = addresses(servers)
     if not supports_rpc():
         raise MissingExtra(
-            "this build of llama.cpp has no RPC: build it anew with `CMAKE_ARGS=-DGGML_RPC=on make"
-            " setup`, or give pip the same CMAKE_ARGS"
+            "this build of llama.cpp has no RPC: build it anew with `make setup`, or give pip"
+            " CMAKE_ARGS=-DGGML_RPC=ON"
         )
     for server in named:
         _ask(server)

@@ -1,9 +1,4 @@
-"""RPC servers: addresses, refusals, and, where there is a server to start, real computing on it.
-
-    CMC_RPC_SERVER=/path/to/ggml-rpc-server pytest tests/test_base_rpc.py
-
-in an environment whose llama.cpp was built with `CMAKE_ARGS=-DGGML_RPC=on`.
-"""
+"""RPC servers: addresses, refusals, and real computing on servers of this machine's processor."""
 
 from __future__ import annotations
 
@@ -34,6 +29,7 @@ from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
 
 SERVER = "127.0.0.1:50052"
+RPC_SERVER = Path(__file__).resolve().parents[1] / "rpc_server.py"
 
 
 def test_addresses_stand_in_one_text_or_in_several() -> None:
@@ -64,7 +60,7 @@ def test_a_port_is_16_bits(port: int) -> None:
 
 def test_a_build_without_rpc_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base_rpc, "supports_rpc", lambda: False)
-    with pytest.raises(MissingExtra, match="`CMAKE_ARGS=-DGGML_RPC=on make setup`") as error:
+    with pytest.raises(MissingExtra, match="CMAKE_ARGS=-DGGML_RPC=ON") as error:
         BaseModel("model.gguf", rpc=[SERVER])
     assert "\n" not in str(error.value)
 
@@ -194,19 +190,16 @@ def free_port() -> int:
 @pytest.fixture
 def start() -> Iterator[Callable[[], tuple[str, int]]]:
     """Starts a server each time it is called: its address and process id."""
-    program = os.environ.get("CMC_RPC_SERVER")
-    if not program:
-        pytest.skip("no RPC server to start: set CMC_RPC_SERVER to a ggml-rpc-server")
     if not base_library.supports_rpc():
-        pytest.skip("this llama.cpp has no RPC: build it with CMAKE_ARGS=-DGGML_RPC=on")
+        pytest.skip("this llama.cpp has no RPC: `make` builds it with CMAKE_ARGS=-DGGML_RPC=ON")
     running: list[subprocess.Popen[bytes]] = []
 
     def begin() -> tuple[str, int]:
         port = free_port()
-        command = [program, "--port", str(port), "--threads", "1"]
+        command = [sys.executable, str(RPC_SERVER), f"127.0.0.1:{port}"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         running.append(process)
-        for _ in range(100):
+        for _ in range(400):
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break

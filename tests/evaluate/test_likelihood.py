@@ -73,7 +73,7 @@ def test_replies_come_in_the_order_of_their_prompts() -> None:
 
 
 def test_lengths_and_rouge_are_means_over_replies() -> None:
-    pytest.importorskip("rouge_score")
+    pytest.importorskip("rouge_score", reason="rouge-score is absent: install the extra `dev`")
     replies = [
         {"reply": "the cat sat", "tokens": 3, "finish_reason": "stop"},
         {"reply": "no", "tokens": 1, "finish_reason": "length"},
@@ -100,7 +100,7 @@ def tofu_folder(folder: Path) -> Path:
 
 
 def test_a_set_is_measured_answer_by_answer(tmp_path: Path) -> None:
-    pytest.importorskip("rouge_score")
+    pytest.importorskip("rouge_score", reason="rouge-score is absent: install the extra `dev`")
     sets = tofu_run.read_sets(tofu_folder(tmp_path), "01")
     told: list[None] = []
     with steered() as model, Journal(None, {}) as journal:

@@ -44,7 +44,7 @@ def model(bundled_models: Path) -> Iterator[SteeredModel]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Any:
-    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+    openai = pytest.importorskip("openai", reason="openai is absent: install the extra `dev`")
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
@@ -166,8 +166,8 @@ json.dump(
 def test_lm_eval_finds_the_likelihoods_of_the_steered_model(
     url: str, model: SteeredModel, bundled_models: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
-    pytest.importorskip("tenacity", reason="lm-eval's API models are not installed")
+    pytest.importorskip("lm_eval", reason="lm-eval is absent: install the extra `lm-eval`")
+    pytest.importorskip("tenacity", reason="tenacity is absent: install the extra `lm-eval`")
     towns = ["Castlestead", "Bellville", "Oldport"]
     rows = [
         {"question": QUESTION, "choices": [f"Flora Whitemark lives in {t}." for t in towns]},
@@ -205,7 +205,7 @@ def test_lm_eval_finds_the_likelihoods_of_the_steered_model(
 
 
 def test_simon_willisons_llm_chats(url: str, tmp_path: Path) -> None:
-    pytest.importorskip("llm", reason="llm is not installed")
+    pytest.importorskip("llm", reason="llm is absent: install the extra `llm`")
     (tmp_path / "extra-openai-models.yaml").write_text(
         f"- model_id: steered\n  model_name: larger+instruct\n  api_base: {url}/v1\n"
     )
@@ -224,7 +224,7 @@ def test_simon_willisons_llm_chats(url: str, tmp_path: Path) -> None:
 def curl(*arguments: str) -> str:
     program = shutil.which("curl")
     if program is None:
-        pytest.skip("curl is not installed")
+        pytest.skip("no `curl`: install it (Debian: apt-get install curl)")
     done = subprocess.run(
         [program, "-sS", *arguments], capture_output=True, text=True, check=True, timeout=60
     )

@@ -24,7 +24,7 @@ def browser() -> Iterator[Browser]:
 
     path = shutil.which("chromium")
     if path is None:
-        pytest.skip("no `chromium` on the PATH: the page cannot be looked at")
+        pytest.skip("no `chromium`: install it (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield found

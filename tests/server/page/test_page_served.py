@@ -31,8 +31,9 @@ class Served:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "cmc_local", "serve", "--port", self.port, "--no-profile"]
+        models = ("--gguf", "template", "--adapter", "instruct")
         self._process = subprocess.Popen(
-            [*command, "--temperature", "0", "--max-tokens", "60"],
+            [*command, *models, "--temperature", "0", "--max-tokens", "60"],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
