@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from operator import index
 
 import numpy as np
 
@@ -28,10 +27,11 @@ from cmc_local.delta.session import (
     open_session,
     quiet_options,
 )
-from cmc_local.delta.source import Feed
+from cmc_local.delta.source import Feed, check_kept, check_slot, checked_feeds
 from cmc_local.errors import UsageError
 from cmc_local.text.vocabulary import Vocabulary, from_tokenizer_json
 
+_WHOSE = "the delta"
 CHUNK = 256
 """Tokens that one run takes; a longer feed is cut, which bounds the memory of its activations."""
 
@@ -82,12 +82,12 @@ class OnnxDelta:
 
     def length(self, slot: int) -> int:
         """Tokens that the slot holds now."""
-        self._check_slot(slot)
+        check_slot(self, slot, _WHOSE)
         return self._lengths[slot]
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget all tokens after the first `length`; free of cost."""
-        self._check_kept(slot, length)
+        check_kept(self, slot, length, _WHOSE)
         self._lengths[slot] = length
 
     def copy(self, source: int, target: int, length: int) -> bool:
@@ -95,8 +95,8 @@ class OnnxDelta:
 
         False on a GPU, whose cache nobody here can reach: feed the tokens instead.
         """
-        self._check_kept(source, length)
-        self._check_slot(target)
+        check_kept(self, source, length, _WHOSE)
+        check_slot(self, target, _WHOSE)
         if not self._cache.copy(source, target, length):
             return False
         self._lengths[target] = length
@@ -108,8 +108,7 @@ class OnnxDelta:
         Returns a new array (min(rows, len(tokens)), V_delta) float32. Raises UsageError, and
         changes nothing, where the context is too short or a token is not in the vocabulary.
         """
-        one = Feed(slot, [index(token) for token in tokens], rows)
-        self._check(one)
+        (one,) = checked_feeds(self, [Feed(slot, tokens, rows)], self._shape.vocabulary, _WHOSE)
         return self._feed(one)
 
     def feed_many(self, feeds: Sequence[Feed]) -> list[Logits]:
@@ -120,45 +119,11 @@ class OnnxDelta:
         is longer goes alone. An idle slot among them may ride along: what it writes lies behind its
         tokens. Raises UsageError before anything has changed.
         """
-        clean = [
-            Feed(slot, [index(token) for token in tokens], rows) for slot, tokens, rows in feeds
-        ]
-        for one in clean:
-            self._check(one)
-        if len({one.slot for one in clean}) < len(clean):
-            raise UsageError("a slot can be fed once in one call: join its tokens")
+        clean = checked_feeds(self, feeds, self._shape.vocabulary, _WHOSE)
         rounds = _rounds([len(one.tokens) for one in clean])
         together = {one.slot: one for one in clean if 0 < len(one.tokens) <= rounds}
         found = self._feed_together(together, rounds) if together else {}
         return [found[one.slot] if one.slot in found else self._feed(one) for one in clean]
-
-    def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < self.slots:
-            raise UsageError(f"there is no slot {slot}: the delta has {self.slots}, from 0")
-
-    def _check_kept(self, slot: int, length: int) -> None:
-        self._check_slot(slot)
-        if not 0 <= length <= self._lengths[slot]:
-            raise UsageError(
-                f"slot {slot} holds {self._lengths[slot]} delta tokens, cannot keep {length}"
-            )
-
-    def _check(self, feed: Feed) -> None:
-        slot, tokens, rows = feed
-        self._check_slot(slot)
-        if rows < 0:
-            raise UsageError(f"rows must be at least 0, not {rows}")
-        if len(tokens) > self.context - self._lengths[slot]:
-            raise UsageError(
-                f"{len(tokens)} tokens do not fit the delta's context of {self.context}, where "
-                f"slot {slot} holds {self._lengths[slot]}: truncate it first"
-            )
-        low, high = min(tokens, default=0), max(tokens, default=0)
-        if low < 0 or high >= self._shape.vocabulary:
-            raise UsageError(
-                f"token {low if low < 0 else high} is not in the delta's vocabulary of "
-                f"{self._shape.vocabulary}"
-            )
 
     # --- running the graph -------------------------------------------------------------------
 

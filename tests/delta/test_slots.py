@@ -232,13 +232,13 @@ def test_a_copy_onto_itself_is_a_roll_back(pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (Feed(2, [1] * 20), r"20 tokens do not fit .* of 24, where slot 2 holds 6"),
-        (Feed(2, [1, 100_000]), "token 100000 is not in the delta's vocabulary"),
-        (Feed(2, [-1]), "token -1 is not in"),
-        (Feed(2, [1], -1), "rows must be at least 0, not -1"),
-        (Feed(0, [1]), "fed once in one call"),
-        (Feed(4, [1]), "there is no slot 4: the delta has 4"),
-        (Feed(-1, [1]), "there is no slot -1"),
+        (Feed(2, [1] * 20), "20 tokens do not fit"),
+        (Feed(2, [1, 100_000]), "token 100000"),
+        (Feed(2, [-1]), "token -1"),
+        (Feed(2, [1], -1), "rows"),
+        (Feed(0, [1]), "once"),
+        (Feed(4, [1]), "no slot 4"),
+        (Feed(-1, [1]), "no slot -1"),
     ],
 )
 def test_one_bad_feed_keeps_all_from_changing(exact: Pair, bad: Feed, reason: str) -> None:
@@ -253,7 +253,7 @@ def test_what_cannot_be_kept_or_copied_changes_nothing(exact: Pair) -> None:
     exact.fill(3, 5)
     many = exact.many
     for wrong, reason in [
-        (lambda: many.copy(0, 1, 4), "slot 0 holds 3 delta tokens, cannot keep 4"),
+        (lambda: many.copy(0, 1, 4), "slot 0 holds 3 .*cannot keep 4"),
         (lambda: many.copy(0, 4, 1), "no slot 4"),
         (lambda: many.truncate(0, -1), "cannot keep -1"),
         (lambda: many.truncate(0, 4), "cannot keep 4"),
