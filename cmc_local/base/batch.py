@@ -37,7 +37,7 @@ class LlamaBatch:
         )
 
     def fill(self, spans: Sequence[Span]) -> None:
-        """Take these spans, which must fit, instead of what was there."""
+        """Hold these spans, which must fit, in place of the former ones."""
         at = 0
         for span in spans:
             end = at + len(span.tokens)

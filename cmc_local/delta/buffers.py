@@ -1,4 +1,4 @@
-"""What lies still between the runs of a delta: its cache, and the inputs and logits of a step.
+"""The memory of a delta that stays in its place: its cache, and what a step reads and writes.
 
 Cache        keys and values of all slots, one buffer for each kind and layer
 Steps        inputs and logits in the host's memory, bound once for each span of slots

@@ -115,9 +115,10 @@ class OnnxDelta:
         """`feed` for several slots, each at most once; result i belongs to feed i.
 
         Equal to one feed after the other up to the rounding of different kernels per batch size.
-        Single tokens, and as many more as it pays for, go through steps of all slots at once; what
-        is longer goes alone. An idle slot among them may ride along: what it writes lies behind its
-        tokens. Raises UsageError before anything has changed.
+        Short feeds run together, a token of each slot at a time; longer ones run alone (`_rounds`
+        says which is which). An idle slot between two others may take part in a run: what is
+        written for it lies behind its tokens, where its next feed writes again. Raises UsageError
+        before anything has changed.
         """
         clean = checked_feeds(self, feeds, self._shape.vocabulary, _WHOSE)
         rounds = _rounds([len(one.tokens) for one in clean])

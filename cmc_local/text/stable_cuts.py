@@ -21,7 +21,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 from unicodedata import category, ucd_3_2_0
 
-from cmc_local.text.vocabulary import Role, Vocabulary
+from cmc_local.text.vocabulary import Role, Vocabulary, steps
 
 LONER: Final = "\0"
 """The anchor of text that is cut within a word: no merge joins it with what follows."""
@@ -194,10 +194,10 @@ def _crossing_bytes(vocabulary: Vocabulary) -> dict[str, frozenset[int]]:
 
 def _cuts_words(root: dict[str, Any]) -> bool:
     """Whether the pre-tokenizer is known to cut wherever letters or digits end."""
-    if not all(step["type"] in ("NFC", "NFKC") for step in _steps(root, "normalizer")):
+    if not all(step["type"] in ("NFC", "NFKC") for step in steps(root.get("normalizer"))):
         return False
     cutting = False
-    for step in _steps(root, "pre_tokenizer"):
+    for step in steps(root.get("pre_tokenizer")):
         if step["type"] == "Split":
             isolated = step["behavior"] == "Isolated" and not step["invert"]
             if not isolated or step["pattern"].get("Regex") not in _WORD_PATTERNS:
@@ -218,7 +218,7 @@ def _merges_alone(root: dict[str, Any], vocabulary: Vocabulary) -> bool:
     unusual = ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
     if not model.get("byte_fallback") or any(model.get(name) for name in unusual):
         return False
-    for step in (*_steps(root, "normalizer"), *_steps(root, "pre_tokenizer")):
+    for step in (*steps(root.get("normalizer")), *steps(root.get("pre_tokenizer"))):
         if step["type"] == "Replace":
             if len(step["pattern"].get("String", "")) != 1 or len(step["content"]) != 1:
                 return False
@@ -228,15 +228,3 @@ def _merges_alone(root: dict[str, Any], vocabulary: Vocabulary) -> bool:
     every_byte = sum(role == Role.BYTE for _, role in named) == 256
     plain = not any(LONER in name or "<0x" in name for name, role in named if role != Role.BYTE)
     return every_byte and plain and all(e.get("special") for e in root.get("added_tokens") or ())
-
-
-def _steps(root: dict[str, Any], section: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, sequences resolved."""
-    found, waiting = [], [root.get(section)]
-    while waiting:
-        step = waiting.pop(0)
-        if step and step["type"] == "Sequence":
-            waiting[:0] = step.get("normalizers") or step.get("pretokenizers") or []
-        elif step:
-            found.append(step)
-    return found

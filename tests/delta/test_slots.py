@@ -113,17 +113,6 @@ def test_an_idle_slot_between_is_left_as_it_was(pair: Pair, idle: int) -> None:
     pair.feed(Feed(1, [77]), Feed(3, [78, 79], rows=2))
 
 
-def test_slots_that_are_far_apart(pair: Pair) -> None:
-    pair.fill(5, 2, 0, 8)
-    pair.feed(*one_each(0, 3))
-    pair.feed(*one_each(1, 2))
-
-
-def test_the_order_of_feeds_is_the_order_of_results(pair: Pair) -> None:
-    pair.fill(3, 3, 3, 3)
-    pair.feed(*one_each(2, 0, 3, 1))
-
-
 def test_feeds_of_any_lengths_together(pair: Pair) -> None:
     pair.fill(2, 4, 0, 6)
     pair.feed(Feed(3, [1, 2], 2), Feed(0, [9] * 15, 5), Feed(1, [5], 3), Feed(2, [4, 8, 4], 2))
@@ -218,12 +207,6 @@ def test_a_copy_goes_on_as_its_source_would(pair: Pair) -> None:
     pair.feed(*one_each(0, 1, 2))
     pair.copy(3, 0, 0)
     pair.feed(Feed(0, [1, 2, 3], 3))
-
-
-def test_a_copy_onto_itself_is_a_roll_back(pair: Pair) -> None:
-    pair.fill(10)
-    pair.copy(0, 0, 6)
-    pair.feed(Feed(0, [1, 2], 2))
 
 
 # --- errors ----------------------------------------------------------------------------------
