@@ -5,9 +5,11 @@ Knows nothing of models: numbers and names only.
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cmc_local.errors import UsageError
 
@@ -16,6 +18,8 @@ Fallback = Literal["first-piece", "none"]
 MidToken = Literal["join", "off"]
 Overlap = Literal["auto", "on", "off"]
 Speculate = Literal["auto", "on", "off"]
+FORMS = ("json_schema", "regex", "lark", "grammar")
+"""Settings of `Sampling` that give a reply its form."""
 MOST_PARALLEL = 256
 """Sequences that llama.cpp holds."""
 
@@ -41,10 +45,14 @@ class Sampling:
     stop: tuple[str, ...] = ()
     max_tokens: int = 512
     """0 where a prompt alone is read (`Ask.echo`)."""
+    json_schema: str | Mapping[str, Any] | type[Any] | None = None
+    """A JSON schema: JSON text, a dict or a Pydantic model; kept as JSON text."""
+    regex: str | None = None
+    """What the whole reply matches, in the syntax of Rust's `regex`."""
+    lark: str | None = None
+    """A Lark grammar, as llguidance reads it."""
     grammar: str | None = None
-    """GBNF; excludes `json_schema`."""
-    json_schema: str | None = None
-    """A JSON schema as JSON text; excludes `grammar`."""
+    """GBNF, llama.cpp's grammars. Of the four forms one at most is given."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Base tokens and what is added to their logits, the shift aside; -inf forbids one."""
 
@@ -59,13 +67,20 @@ class Sampling:
             raise UsageError(f"repeat_penalty must be above 0, not {self.repeat_penalty}")
         if self.seed is not None:
             _between("seed", self.seed, 0, 2**32 - 2)
-        if self.grammar is not None and self.json_schema is not None:
-            raise UsageError("grammar and json_schema exclude each other: give one of them")
+        object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
+        forms = [name for name in FORMS if getattr(self, name) is not None]
+        if len(forms) > 1:
+            raise UsageError(f"{' and '.join(forms)} exclude each other: give one of them")
         for token, bias in self.logit_bias:
             if token < 0 or math.isnan(bias) or bias == math.inf:
                 raise UsageError(f"logit_bias: {bias} for token {token}: give a number or -inf")
         if any(not text for text in self.stop):
             raise UsageError("a stop text is empty: leave it out")
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the reply is to have a form."""
+        return any(getattr(self, name) is not None for name in FORMS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +120,17 @@ class Limits:
                 f"a batch of {self.batch} tokens has no row for each of {self.parallel} replies: "
                 "give a larger batch"
             )
+
+
+def _schema_text(schema: str | Mapping[str, Any] | type[Any] | None) -> str | None:
+    if schema is None or isinstance(schema, str):
+        return schema
+    if hasattr(schema, "model_json_schema"):  # a Pydantic model
+        schema = schema.model_json_schema()
+    try:
+        return json.dumps(schema)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"json_schema cannot be written as JSON ({error})") from None
 
 
 def _at_least(name: str, value: float, low: float) -> None:

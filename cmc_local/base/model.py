@@ -32,6 +32,7 @@ from cmc_local.base.threads import usable_cores
 from cmc_local.base.vocabulary import tokenize, vocabulary_of
 from cmc_local.errors import GGUFError, PromptTooLong, UsageError
 from cmc_local.lifetime import Closing
+from cmc_local.text.forms import Forms
 from cmc_local.text.vocabulary import Vocabulary
 
 _KV_TYPES = {"f32": 0, "f16": 1}  # ggml_type
@@ -163,6 +164,17 @@ class BaseModel(Closing):
         """The GGUF's tokens; made at first use, 1 s for 128,256 of them."""
         self._must_be_open()
         return vocabulary_of(self._vocab, self.path)
+
+    @cached_property
+    def forms(self) -> Forms:
+        """What keeps a reply to a JSON schema or a grammar of this model's tokens."""
+        return Forms(self.vocabulary, self._encode_within)
+
+    def _encode_within(self, text: str) -> list[int]:
+        """The tokens of a text that stands within a longer one: no space is put before it."""
+        anchor = self.tokenize("\n", bos=False)
+        whole = self.tokenize("\n" + text, bos=False)
+        return whole[len(anchor) :] if whole[: len(anchor)] == anchor else []
 
     @property
     def chat_template(self) -> str | None:

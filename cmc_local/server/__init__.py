@@ -1,8 +1,7 @@
 """`cmc-local serve`: a steered model for OpenAI's clients and a browser.
 
     observing.py -> guard.py -> app.py -> chat.py, completions.py
-                                  |         bodies.py -> requests.py (names.py, schemas.py) -> asks
-                                  |             schemas.py: gbnf.py -> grammars.py
+                                  |         bodies.py -> requests.py (names.py, forms.py) -> asks
                                   |         replying.py -> shared.SharedModel -> pieces
                                   |         answering.py (shapes.py, logprobs.py) -> JSON, events
                                   `-> embeddings.py, texts.py, adapters.py, models.py, health.py,

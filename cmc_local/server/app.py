@@ -19,12 +19,12 @@ from cmc_local.server.completions import completions
 from cmc_local.server.embeddings import embeddings
 from cmc_local.server.errors import Refusal, internal, refusal
 from cmc_local.server.guard import Guard, Policy
-from cmc_local.server.health import health, metrics
+from cmc_local.server.health import health, metrics, props
 from cmc_local.server.models import list_models, one_model
 from cmc_local.server.observing import Observed
 from cmc_local.server.pages import page, page_files
 from cmc_local.server.service import Service
-from cmc_local.server.texts import detokenize, tokenize
+from cmc_local.server.texts import detokenize, tokenize, tokenizer_info
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -56,14 +56,20 @@ def _routes() -> list[Route]:
         "/v1/models/{name:path}": one_model,
         "/v1/adapters": list_adapters,
         "/health": health,
+        "/props": props,
+        "/tokenizer_info": tokenizer_info,
         "/metrics": metrics,
         **dict.fromkeys(page_files(), page),
     }
-    return [
-        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
-        *(Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()),
-        Route("/v1/adapters/{name}", remove_adapter, methods=["DELETE"]),
+    routes: list[tuple[str, Endpoint, str]] = [
+        *((path, endpoint, "POST") for path, endpoint in posts.items()),
+        *((path, endpoint, "GET") for path, endpoint in gets.items()),
+        ("/v1/adapters/{name}", remove_adapter, "DELETE"),
     ]
+    # With and without /v1, as llama-server has them.
+    others = [(one[0].removeprefix("/v1"), *one[1:]) for one in routes if one[0].startswith("/v1/")]
+    routes += [*others, ("/v1/health", health, "GET")]
+    return [Route(path, endpoint, methods=[method]) for path, endpoint, method in routes]
 
 
 async def _refused(_request: Request, error: Refusal) -> Response:

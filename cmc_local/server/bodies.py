@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from cmc_local.server.errors import Refusal, invalid
 from cmc_local.server.names import MAX_ALPHA
@@ -49,6 +49,8 @@ def _all_tokens(value: list[Any]) -> bool:
 
 Texts = Annotated[list[str], PlainValidator(_one_or_more)]
 Alpha = Annotated[float | None, Field(ge=-MAX_ALPHA, le=MAX_ALPHA)]
+Tokens = Annotated[int | None, Field(ge=-1, le=MAX_COUNT)]
+"""-1 writes on until the context is full."""
 Prompts = Annotated[list[str | list[int]], PlainValidator(_prompts)]
 
 
@@ -64,12 +66,13 @@ class StreamOptions(Body):
 
 
 class JsonSchema(Body):
-    content: dict[str, Any] = Field(alias="schema")
+    content: Any = Field(None, alias="schema")
 
 
 class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    content: Any = Field(None, alias="schema")
 
 
 class Generation(Body):
@@ -77,7 +80,7 @@ class Generation(Body):
 
     model: str | None = None
     cmc: list[AdapterAlpha] | None = None
-    max_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
+    max_tokens: Tokens = None
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, ge=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -90,9 +93,19 @@ class Generation(Body):
     n: int | None = Field(None, ge=1)
     stop: Texts | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    """-1 draws one, as no seed does."""
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
+    json_schema: Any = None
+    regex: str | None = None
+    lark: str | None = None
     grammar: str | None = None
+    """GBNF."""
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: Any = None
+    guided_grammar: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -118,7 +131,7 @@ class ChatBody(Generation):
     """`POST /v1/chat/completions`."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)
+    max_completion_tokens: Tokens = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     cmc_plain: bool | None = None
@@ -179,10 +192,12 @@ class EmbeddingBody(Body):
 
 
 class TokenizeBody(Body):
-    """`POST /tokenize`, as llama-server has it."""
+    """`POST /tokenize`, as llama-server has it (`content`) or vLLM (`prompt`)."""
 
-    content: str
-    add_special: bool = False
+    content: str = Field(validation_alias=AliasChoices("content", "prompt"))
+    add_special: bool = Field(
+        False, validation_alias=AliasChoices("add_special", "add_special_tokens")
+    )
     parse_special: bool = True
     with_pieces: bool = False
 

@@ -1,4 +1,4 @@
-"""`/health` and `/metrics`: how the model's thread is doing, not only whether a socket answers."""
+"""`/health`, `/props`, `/metrics`: how the model is doing, not only whether a socket answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from cmc_local import __version__
 from cmc_local.server.errors import RETRY_SECONDS
 from cmc_local.server.service import Service
 
@@ -21,6 +22,20 @@ async def health(request: Request) -> Response:
         state = service.model.state
         return JSONResponse({**told, "active": state.active, "waiting": state.waiting})
     return JSONResponse(told, 503, {"Retry-After": str(RETRY_SECONDS)})
+
+
+async def props(request: Request) -> Response:
+    """What is served, in llama-server's shape as far as it means something here."""
+    service: Service = request.app.state.service
+    model = service.serving()
+    return JSONResponse(
+        {
+            "default_generation_settings": {"n_ctx": model.base.n_ctx},
+            "model_alias": service.name(),
+            "chat_template": model.base.chat_template or "",
+            "build_info": f"cmc-local {__version__}",
+        }
+    )
 
 
 async def metrics(request: Request) -> Response:

@@ -27,13 +27,8 @@ class RequestLimits:
     """Alternatives listed for each token."""
     logit_bias: int = 1024
     """Tokens with a bias."""
-    schema_bytes: int = 64 * 2**10
-    schema_depth: int = 32
-    grammar_bytes: int = 64 * 2**10
-    repetitions: int = 1000
-    """What `{m,n}` in a grammar, or `maxItems` and its like in a schema, may count to."""
-    grammar_places: int = 500
-    """Places in a grammar, or in a schema's pattern, that llama.cpp may have to keep in mind."""
+    form_bytes: int = 64 * 2**10
+    """A schema, a regular expression or a grammar; what it costs is llguidance's to bound."""
     queue: int = 256
     """Replies that wait for a slot."""
     patience: float = 300.0

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cmc_local.model.requests import Ask
-from cmc_local.server import names, schemas
-from cmc_local.server.bodies import ChatBody, ChatMessage, CompletionBody, Generation
+from cmc_local.server import names
+from cmc_local.server.bodies import MAX_COUNT, ChatBody, ChatMessage, CompletionBody, Generation
 from cmc_local.server.errors import invalid, quoted
+from cmc_local.server.forms import form_settings
 from cmc_local.server.limits import RequestLimits
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
@@ -142,7 +143,8 @@ def _alternatives(count: int | None, param: str, limits: RequestLimits) -> int |
 def _sampling(body: Generation, max_tokens: int | None, setting: Setting) -> Sampling:
     limits = setting.limits
     given: dict[str, Any] = {name: getattr(body, name) for name in _AS_THEY_ARE}
-    given["max_tokens"] = body.max_tokens if max_tokens is None else max_tokens
+    most = body.max_tokens if max_tokens is None else max_tokens
+    given["max_tokens"] = MAX_COUNT if most == -1 else most
     if body.temperature is not None:
         given["temperature"] = 0.0 if body.temperature < _GREEDY_BELOW else body.temperature
     if body.top_k is not None:
@@ -154,7 +156,9 @@ def _sampling(body: Generation, max_tokens: int | None, setting: Setting) -> Sam
     if body.logit_bias is not None:
         given["logit_bias"] = _bias(body.logit_bias, setting)
     chosen = {name: value for name, value in given.items() if value is not None}
-    chosen |= _guide(body, limits)
+    if body.seed == -1:  # llama.cpp's word for a new one each time
+        chosen["seed"] = None
+    chosen |= form_settings(body, limits)
     return replace(setting.sampling, **chosen)
 
 
@@ -180,28 +184,6 @@ def _bias(given: Mapping[str, float], setting: Setting) -> tuple[tuple[int, floa
         if not -100 <= bias <= 100:
             raise invalid(f"logit_bias of token {name} is not within -100 and 100", "logit_bias")
     return tuple((int(name), -math.inf if b == -100 else b) for name, b in given.items())
-
-
-def _guide(body: Generation, limits: RequestLimits) -> dict[str, str | None]:
-    """The grammar or schema that the reply must follow, in place of the server's own."""
-    form = body.response_format
-    guided = form is not None and form.type != "text"
-    if body.grammar is not None:
-        if guided:
-            told = "grammar and response_format exclude each other: give one of them"
-            raise invalid(told, "grammar")
-        grammar = schemas.grammar_text(body.grammar, "grammar", limits)
-        return {"grammar": grammar, "json_schema": None}
-    if form is None or not guided:
-        return {} if form is None else {"grammar": None, "json_schema": None}
-    if form.type == "json_object":
-        return {"grammar": None, "json_schema": '{"type": "object"}'}
-    if form.json_schema is None:
-        told = "response_format needs json_schema with a schema"
-        raise invalid(told, "response_format.json_schema")
-    param = "response_format.json_schema.schema"
-    text = schemas.schema_text(form.json_schema.content, param, limits)
-    return {"grammar": None, "json_schema": text}
 
 
 def _message(message: ChatMessage, number: int) -> Message:

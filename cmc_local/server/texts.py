@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`, in llama-server's shapes."""
+"""`/tokenize`, `/detokenize` in llama-server's and vLLM's shapes, and vLLM's `/tokenizer_info`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ async def tokenize(request: Request) -> Response:
         return JSONResponse({"tokens": tokens})
     pieces = [{"id": token, "piece": _piece(token, base.vocabulary)} for token in tokens]
     return JSONResponse({"tokens": pieces})
+
+
+async def tokenizer_info(request: Request) -> Response:
+    """The names of the tokens that begin and end texts, as lm-eval's remote tokenizer asks."""
+    service: Service = request.app.state.service
+    base = service.serving().base
+    names = base.vocabulary.names
+    found = {"bos_token": base.vocabulary.bos_id, "eos_token": base.vocabulary.eos_id}
+    told = {name: None if token is None else names[token] for name, token in found.items()}
+    return JSONResponse({**told, "pad_token": None, "chat_template": base.chat_template})
 
 
 async def detokenize(request: Request) -> Response:

@@ -109,16 +109,6 @@ def test_penalties_move_on_to_tokens_not_yet_seen(base: BaseModel) -> None:
     assert draw(base, endless, 3, a=2.0, b=1.0, c=0.9) == [A, B, C]
 
 
-def test_reset_begins_anew(base: BaseModel) -> None:
-    sampler = NativeSampler(base, Sampling(temperature=0.0, presence_penalty=1.5))
-    drawn = []
-    for _ in range(2):
-        write(base, a=2.0, b=1.0)
-        drawn.append(sampler.sample())
-        sampler.reset()
-    assert drawn == [A, A]
-
-
 def reply(base: BaseModel, sampling: Sampling, most: int = 60) -> str:
     base.clear(0)
     tokens = [1, A]
@@ -145,53 +135,14 @@ def test_a_grammar_holds_where_a_shift_forbids_it(base: BaseModel) -> None:
 
 
 def test_a_json_schema_gives_json(base: BaseModel) -> None:
-    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["age"],
+    }
     said = json.loads(reply(base, Sampling(seed=1, json_schema=json.dumps(schema))))
     assert list(said) == ["age"]
     assert isinstance(said["age"], int)
-
-
-def test_a_grammar_that_reads_a_text_in_ever_more_ways_ends(
-    base: BaseModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cmc_local.base.sampler.PATIENCE", 0.05)
-    doubling = 'root ::= a\na ::= "x" a "y" | "x" a "z" | "x"'
-    sampler = NativeSampler(base, Sampling(temperature=0.0, grammar=doubling))
-    x = base.vocabulary.tokens.index(b"x")
-    with pytest.raises(UsageError, match="one way"):
-        for _ in range(40):  # 2^40 ways
-            base.logits()[:] = -50.0
-            base.logits()[x] = 50.0
-            sampler.sample()
-
-
-def test_a_grammar_resets(base: BaseModel) -> None:
-    sampler = NativeSampler(base, Sampling(temperature=0.0, grammar='root ::= "!"'))
-    for _ in range(2):
-        assert base.vocabulary.tokens[sampler.sample()] == b"!"
-        sampler.reset()
-
-
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ({"grammar": 'root ::= "a'}, "unexpected end of input"),
-        ({"grammar": "root ::= nowhere"}, "nowhere"),
-        ({"grammar": 'other ::= "a"'}, "'root'"),
-        ({"grammar": 'root ::= root "a" | "b"'}, "left recursion"),
-        ({"grammar": " "}, "empty"),
-        ({"json_schema": "no json"}, "Expecting value"),
-        ({"json_schema": '{"type": "shape"}'}, "shape"),
-        ({"json_schema": "[]"}, "JSON schema cannot be used"),
-    ],
-)
-def test_a_grammar_that_cannot_be_used_is_one_line(
-    base: BaseModel, wrong: dict[str, str], told: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(UsageError, match=told) as caught:
-        NativeSampler(base, Sampling(**wrong))  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")
 
 
 def test_tokens_that_a_grammar_forbids_altogether_do_not_end_the_process(base: BaseModel) -> None:
@@ -211,7 +162,7 @@ def test_closing_twice_is_fine(base: BaseModel) -> None:
 
 def test_a_string_of_a_schema_holds_no_line_break(base: BaseModel) -> None:
     newline = base.vocabulary.tokens.index(b"\n")
-    quote = base.vocabulary.tokens.index(b'"')
+    quote = max(i for i, text in enumerate(base.vocabulary.tokens) if text == b'"')  # no byte token
     sampler = NativeSampler(base, Sampling(temperature=0.0, json_schema='{"type": "string"}'))
     said = []
     for wanted in (quote, newline):

@@ -163,3 +163,13 @@ def test_everything_stands_behind_the_guard(served: Served) -> None:
         assert small.client.get(path).status_code == 401
         answer = small.client.get(path, headers={"authorization": "Bearer k"})
         assert answer.status_code in (200, 404)
+
+
+def test_routes_are_there_without_v1_too(served: Served) -> None:
+    small = served()
+    for path in ("/chat/completions", "/v1/chat/completions"):
+        assert small.client.post(path, json={"messages": HELLO}).status_code == 200
+    assert small.client.get("/v1/health").json()["status"] == "ok"
+    assert small.client.get("/models").json() == small.client.get("/v1/models").json()
+    props = small.client.get("/props").json()
+    assert props["default_generation_settings"] == {"n_ctx": small.base.n_ctx}

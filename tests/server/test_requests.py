@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cmc_local.model.requests import Ask
-from cmc_local.server.bodies import ChatBody, CompletionBody, parse
+from cmc_local.server.bodies import MAX_COUNT, ChatBody, CompletionBody, parse
 from cmc_local.server.errors import Refusal
 from cmc_local.server.limits import RequestLimits
 from cmc_local.server.requests import SEEDS, Setting, chat_asks, completion_asks
@@ -76,7 +76,13 @@ def test_choices_have_seeds_of_their_own() -> None:
     assert [one.sampling.seed for one in chat(n=3, seed=7)] == [7, 8, 9]
     assert [one.sampling.seed for one in chat(n=2)] == [None, None]
     assert [one.sampling.seed for one in chat(n=2, seed=SEEDS - 1)] == [SEEDS - 1, 0]
-    assert 0 <= (chat(seed=-1)[0].sampling.seed or 0) < SEEDS
+    assert 0 <= (chat(seed=-2)[0].sampling.seed or 0) < SEEDS
+
+
+def test_minus_one_is_a_new_seed_and_a_full_context() -> None:
+    assert chat(seed=-1)[0].sampling.seed is None
+    assert chat(max_tokens=-1)[0].sampling.max_tokens == MAX_COUNT
+    assert chat(max_completion_tokens=-1, max_tokens=3)[0].sampling.max_tokens == MAX_COUNT
 
 
 def test_the_choices_of_the_first_prompt_come_first() -> None:

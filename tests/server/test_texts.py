@@ -77,3 +77,12 @@ def test_one_text_at_a_time_is_cut_into_tokens(served: Served) -> None:
     small.base.tokenize = tokenize  # type: ignore[method-assign]
     assert asyncio.run(ask()) == {200}
     assert most == [1, 1, 1, 1]
+
+
+def test_vllms_shapes_as_lm_eval_asks_for_them(served: Served) -> None:
+    small = served()
+    asked = {"prompt": "aba\n", "add_special_tokens": False}
+    assert small.post("/tokenize", **asked) == {"tokens": [AB, A, NEWLINE]}
+    told = small.client.get("/tokenizer_info").json()
+    assert set(told) == {"bos_token", "eos_token", "pad_token", "chat_template"}
+    assert told["eos_token"] == small.base.vocabulary.names[small.base.vocabulary.eos_id or 0]
