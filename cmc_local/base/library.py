@@ -9,9 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -179,23 +177,3 @@ def load(
         reason = errors.reason() or "llama.cpp gives no reason"
         raise GGUFError(f"{path} cannot be loaded ({reason}): download or convert it again")
     return model
-
-
-@contextmanager
-def captured_stderr() -> Iterator[list[str]]:
-    """What C code prints to stderr meanwhile, as lines, once the block has ended.
-
-    llama.cpp's grammar parser prints past its own log. Other threads' output is caught as well,
-    so the block must be short.
-    """
-    lines: list[str] = []
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            lines.extend(file.read().decode("utf-8", "replace").splitlines())

@@ -189,12 +189,6 @@ class BaseModel(Closing):
         self._must_be_open()
         return self._context
 
-    @property
-    def llama_vocab(self) -> Any:
-        """The `const llama_vocab *`, for native samplers."""
-        self._must_be_open()
-        return self._vocab
-
     def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
         """The tokens of `text`; `special` reads the spellings of control tokens as such.
 

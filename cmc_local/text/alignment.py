@@ -85,10 +85,6 @@ class Aligner:
         self._decoder = _decoder()
         self._restart()
 
-    def start(self, consumed: Sequence[int] = ()) -> Edit:
-        """The edit that brings a delta that has consumed these tokens to the stream as it is."""
-        return edit_between(consumed, self.tokens)
-
     def push(self, data: bytes) -> Edit:
         """Append bytes of the response (a base token's; they may end inside a character).
 

@@ -149,7 +149,7 @@ def test_the_ends_are_those_that_the_gguf_names(
 
 def test_an_end_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     path = header(tmp_path / "v.gguf", begin=1, end=6)
-    with pytest.raises(TokenizerError, match="names the EOS token 6, outside its 6 tokens"):
+    with pytest.raises(TokenizerError, match="EOS token 6"):
         tokenizer_of(path)
 
 
@@ -163,7 +163,7 @@ def test_tiny_models_tokens_are_llama_cpps(
 
 
 def test_what_cannot_be_written_is_refused(shared_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="the pre-tokenizer deepseek-llm, whose pattern"):
+    with pytest.raises(TokenizerError, match="deepseek-llm"):
         tokenizer_of(shared_data / "vocab" / "ggml-vocab-deepseek-llm.gguf")
     (tmp_path / "no.gguf").write_bytes(b"no")
     with pytest.raises(GGUFError, match="is no GGUF file"):
@@ -186,5 +186,5 @@ def test_a_damaged_tokenizer_is_one_line(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(TokenizerError, match=r"m\.gguf holds a damaged tokenizer"):
+    with pytest.raises(TokenizerError, match=r"m\.gguf .*damaged"):
         tokenizer_of(tmp_path / "m.gguf")

@@ -126,7 +126,7 @@ def test_threads_sleep_between_runs(tiny_adapter: Adapter) -> None:
 
 def test_a_full_context_is_an_error_that_changes_nothing(source: OnnxDelta) -> None:
     empty(source).feed(0, TOKENS)
-    with pytest.raises(UsageError, match=r"69 tokens do not fit the delta's context of 128.*60"):
+    with pytest.raises(UsageError, match="69 tokens"):
         source.feed(0, [1] * 69)
     assert source.length(0) == 60
     source.feed(0, [1] * 68)

@@ -79,7 +79,7 @@ def check_every_step(
     tokenizer: DeltaTokenizer, form: PromptForm, data: bytes, sizes: list[int]
 ) -> None:
     aligner = begin(tokenizer, form)
-    stream = applied(aligner.start(), [])
+    stream = list(aligner.tokens)
     received = b""
     for push in cut(data, sizes):
         received += push

@@ -71,12 +71,12 @@ def test_a_template_that_breaks_out_or_breaks_down_is_an_error(template: str) ->
 
 def test_a_template_may_refuse_the_messages() -> None:
     template = "{{ raise_exception('System role\nnot supported') }}"
-    with pytest.raises(UsageError, match="refuses these messages: System role not supported"):
+    with pytest.raises(UsageError, match="System role not supported"):
         chat_template_text(template, QUESTION)
 
 
 def test_a_broken_template_is_one_line_with_a_next_step() -> None:
-    with pytest.raises(GGUFError, match="use --base-prompt adapter or raw") as caught:
+    with pytest.raises(GGUFError, match="--base-prompt adapter") as caught:
         chat_template_text("{{ 1 / 0 }}", QUESTION)
     assert "\n" not in str(caught.value)
 
