@@ -23,8 +23,8 @@ from cmc_local.bench.arms import Arm, Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
 from cmc_local.delta import adapter
 from cmc_local.delta.adapter import Adapter
-from cmc_local.delta.library import ort
 from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.delta.session import ort
 from cmc_local.text import token_map
 from cmc_local.text.delta_tokenizer import DeltaTokenizer
 from cmc_local.text.token_map import TokenMap

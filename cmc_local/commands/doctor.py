@@ -123,7 +123,7 @@ def _decode(gguf: str | None) -> Finding:
 
 
 def _gpu() -> Finding:
-    from cmc_local.delta.onnx_delta import cuda_problem
+    from cmc_local.delta.session import cuda_problem
 
     problem = cuda_problem()
     told = "usable for the delta" if problem is None else f"not used, {problem}"

@@ -106,12 +106,11 @@ def read_base(text: str) -> Base:
         from cmc_local.text.vocabulary import from_tokenizer_json
 
         return Base(Side(text, from_tokenizer_json(path)), lambda words: _json_ids(path, words))
-    from cmc_local.base import tokenizer as base_tokenizer
     from cmc_local.base import vocabulary as base_vocabulary
 
     gguf = places.gguf_path(text)
     vocabulary = base_vocabulary.read_vocabulary(gguf)
-    return Base(Side(text, vocabulary), lambda words: base_tokenizer.encode(gguf, words))
+    return Base(Side(text, vocabulary), lambda words: base_vocabulary.encode(gguf, words))
 
 
 def _json_ids(path: Path, text: str) -> list[int]:
