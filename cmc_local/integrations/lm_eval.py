@@ -30,6 +30,7 @@ from cmc_local.settings import Limits, Sampling
 from cmc_local.steer.loaded_adapter import LoadedAdapter
 from cmc_local.text.alignment import DeltaPrompt
 from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.history import History
 
 __all__ = ["SteeredLM", "main"]
 
@@ -198,7 +199,7 @@ class SteeredLM(LM):  # type: ignore[misc]
         limit = base.n_ctx - room
 
         def fits(cut: int) -> bool:
-            prompt = form.text(base, [{"role": "user", "content": context[cut:]}])
+            prompt = form.text(base, History(({"role": "user", "content": context[cut:]},)))
             return len(base.tokenize(prompt.text, special=prompt.special, bos=prompt.bos)) <= limit
 
         if len(context.encode()) <= limit // 2 or fits(0):  # short ones need not be tokenised

@@ -9,7 +9,8 @@ Nothing is decoded here, so whoever asks may do it in a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.model.raw_prompts import RawPrompt, split_prompt
@@ -25,6 +26,7 @@ from cmc_local.text.base_prompt import (
     fit,
     too_long,
 )
+from cmc_local.text.history import read_history
 from cmc_local.text.prompts import Message
 
 
@@ -41,6 +43,8 @@ class Ask:
     """Whether adapters that `alphas` does not name are off instead, also those added later."""
     base_prompt: BasePrompt | None = None
     """How a conversation is put to the base model."""
+    template_values: Mapping[str, Any] = field(default_factory=dict)
+    """What the GGUF's chat template is told beside it, such as `enable_thinking`; JSON each."""
     top_logprobs: int | None = None
     """Alternatives that each token's details name; None: no details."""
     plain: bool = False
@@ -127,9 +131,11 @@ class RequestMaker:
         if ask.echo:
             raise UsageError("a conversation is not given back: echo takes a text or tokens")
         reserve = min(ask.sampling.max_tokens, self.n_ctx // 4)
-        deltas = [one.active(alpha, one.prompt(messages)) for one, alpha in active]
-        form = self.form(ask.base_prompt, active)
-        fitted = fit(self.base, form, messages, context=self.n_ctx, reserve=reserve)
+        history = read_history(messages)
+        begun = history.begun.encode("utf-8", "replace")
+        deltas = [one.active(alpha, one.prompt(history.folded), begun) for one, alpha in active]
+        form = replace(self.form(ask.base_prompt, active), values=ask.template_values)
+        fitted = fit(self.base, form, history, context=self.n_ctx, reserve=reserve)
         return replace(
             made, tokens=fitted.tokens, active=tuple(deltas), notice=_left_out(fitted.dropped)
         )

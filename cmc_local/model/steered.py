@@ -49,6 +49,7 @@ from cmc_local.text.base_prompt import (
     continuation_tokens,
     fit,
 )
+from cmc_local.text.history import read_history
 from cmc_local.text.prompts import Message
 
 __all__ = ["Alphas", "Completion", "Piece", "Prompt", "Score", "SteeredModel"]
@@ -289,10 +290,10 @@ class SteeredModel(Scoring, Closing):
         base_prompt: BasePrompt | None = None,
     ) -> Iterator[Passage]:
         """A continuation of a prompt, to be scored; no reply can be written meanwhile."""
-        messages, maker = as_messages(prompt), self._maker
+        history, maker = read_history(as_messages(prompt)), self._maker
         acting = maker.active(alphas)
         form = maker.form(base_prompt, acting)
-        fitted = fit(self.base, form, messages, context=self.base.n_ctx, reserve=1)
+        fitted = fit(self.base, form, history, context=self.base.n_ctx, reserve=1)
         tokens = (
             continuation_tokens(self.base, fitted.prompt, fitted.tokens, continuation)
             if isinstance(continuation, str)
@@ -300,7 +301,8 @@ class SteeredModel(Scoring, Closing):
         )
         if not tokens:
             raise UsageError("the continuation is empty: give at least one token of text")
-        active = [one.active(alpha, one.prompt(messages)) for one, alpha in acting]
+        begun = history.begun.encode("utf-8", "replace")
+        active = [one.active(alpha, one.prompt(history.folded), begun) for one, alpha in acting]
         with self.alone():
             yield Passage(self._engine, self._slots[0], fitted.tokens, tokens, active, self._batch)
 

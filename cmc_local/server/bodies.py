@@ -124,7 +124,9 @@ class ChatMessage(Body):
 
     role: str
     content: Any = None
-    tool_calls: Any = None
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
 
 
 class ChatBody(Generation):
@@ -135,6 +137,11 @@ class ChatBody(Generation):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     cmc_plain: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
+    continue_final_message: bool | None = None
+    """A last message of the assistant is always continued; false is refused."""
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
@@ -151,6 +158,8 @@ class ChatBody(Generation):
         for name in ("functions", "function_call", "audio", "web_search_options"):
             if getattr(self, name) not in (None, [], "none"):
                 raise _not_done(name)
+        if self.continue_final_message is False and self.messages[-1].role == "assistant":
+            raise _not_done("continue_final_message: false")
         if self.modalities not in (None, ["text"]):
             raise _not_done("modalities")
         if self.top_logprobs is not None and not self.logprobs:

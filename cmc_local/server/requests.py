@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from cmc_local.errors import UsageError
 from cmc_local.model.requests import Ask
 from cmc_local.server import names
 from cmc_local.server.bodies import MAX_COUNT, ChatBody, ChatMessage, CompletionBody, Generation
@@ -20,6 +21,7 @@ from cmc_local.server.forms import form_settings
 from cmc_local.server.limits import RequestLimits
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
+from cmc_local.text.history import ROLES, message_text
 from cmc_local.text.prompts import Message
 
 SEEDS: Final = 2**32 - 1
@@ -52,12 +54,12 @@ class Setting:
 
 def chat_asks(body: ChatBody, setting: Setting) -> list[Ask]:
     """One for each of `n`."""
-    messages = [_message(one, number) for number, one in enumerate(body.messages)]
-    for number, message in enumerate(messages):
-        check_text(message["content"], f"messages[{number}].content", setting.text_bytes)
+    most = setting.text_bytes
+    messages = [_message(one, number, most) for number, one in enumerate(body.messages)]
     alphas = _alphas(body, setting)
     ask = Ask(
-        prompt=messages,
+        prompt=cast(list[Message], messages),
+        template_values=_template_values(body),
         sampling=_sampling(body, body.max_completion_tokens, setting),
         alphas=alphas,
         exact=alphas is not None,
@@ -190,32 +192,28 @@ def _bias(given: Mapping[str, float], setting: Setting) -> tuple[tuple[int, floa
     return tuple((int(name), -math.inf if b == -100 else b) for name, b in given.items())
 
 
-def _message(message: ChatMessage, number: int) -> Message:
+def _message(message: ChatMessage, number: int, most: int) -> dict[str, Any]:
+    """A message as `text/history.py` reads it; what it would refuse is refused here by name."""
     param = f"messages[{number}]"
-    role = "system" if message.role == "developer" else message.role
-    if role not in ("system", "user", "assistant"):
-        known = "use system, developer, user or assistant"
-        told = f"the role {quoted(message.role)} is not known here: {known}"
+    if message.role not in ROLES:
+        told = f"the role {quoted(message.role)} is not known here: use one of {', '.join(ROLES)}"
         raise invalid(told, f"{param}.role")
-    if message.tool_calls:
-        raise invalid(
-            "tool_calls cannot be used here: send messages of text", f"{param}.tool_calls"
-        )
-    return {"role": role, "content": _text(message.content, f"{param}.content")}
+    try:
+        text = message_text(message.content)
+    except UsageError as error:
+        raise invalid(f"{param}.content: {error}", f"{param}.content") from None
+    check_text(text, f"{param}.content", most)
+    more = message.model_dump(exclude_none=True, include={"tool_calls", "tool_call_id", "name"})
+    return {"role": message.role, "content": text, **more}
 
 
-def _text(content: Any, param: str) -> str:
-    """A message's text; parts of type text are joined."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise invalid(f"{param} must be a text or a list of text parts", param)
-    texts = []
-    for number, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        text = part.get("text") if kind == "text" else None
-        if not isinstance(text, str):
-            told = f"a content part of type {quoted(str(kind))} cannot be read here: only text can"
-            raise invalid(told, f"{param}[{number}]")
-        texts.append(text)
-    return "".join(texts)
+def _template_values(body: ChatBody) -> dict[str, Any]:
+    """What the base model's chat template is told, by any of the fields in use for it."""
+    given = {"enable_thinking": body.enable_thinking, "reasoning_effort": body.reasoning_effort}
+    found = {name: value for name, value in given.items() if value is not None}
+    found |= body.chat_template_kwargs or {}
+    for name in ("messages", "add_generation_prompt", "bos_token", "eos_token"):
+        if name in found:
+            param = f"chat_template_kwargs.{name}"
+            raise invalid(f"{param} cannot be set: the server sets it itself", param)
+    return found

@@ -13,19 +13,19 @@ system text stays; one prompt that cannot fit at all is an error.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 from cmc_local.errors import PromptTooLong, UsageError
 from cmc_local.text.chat_template import chat_template_text
+from cmc_local.text.history import History, without_system
 from cmc_local.text.prompts import (
     Message,
     PromptForm,
     Turns,
     base_text,
     named_form,
-    open_exchanges,
 )
 from cmc_local.text.vocabulary import Vocabulary
 
@@ -74,14 +74,19 @@ class BasePromptForm:
     form: PromptForm
     turns: Turns = "all"
 
-    def text(self, base: TextModel, messages: Sequence[Message]) -> PromptText:
-        """The prompt for a conversation that awaits an answer."""
-        open_exchanges(self.form, messages)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What the GGUF's template is told beside the conversation."""
+
+    def text(self, base: TextModel, history: History) -> PromptText:
+        """The prompt for a conversation that awaits an answer, and what that begins with."""
         if self.kind == "raw":
-            return PromptText("\n".join(message["content"] for message in messages), special=False)
-        if self.kind == "adapter":
-            return PromptText(base_text(self.form, messages, turns=self.turns), special=False)
-        return _template_text(base, messages)
+            text = "\n".join(message["content"] for message in history.folded)
+        elif self.kind == "adapter":
+            text = base_text(self.form, history.folded, turns=self.turns)
+        else:
+            found = _template_text(base, history, self.values)
+            return replace(found, text=found.text + history.begun)
+        return PromptText(text + history.begun, special=False)
 
 
 def choose_form(
@@ -104,7 +109,6 @@ def choose_form(
 class Fitted:
     """A conversation that fits the context."""
 
-    messages: tuple[Message, ...]
     prompt: PromptText
     tokens: tuple[int, ...]
     dropped: int
@@ -114,19 +118,19 @@ class Fitted:
 def fit(
     base: TextModel,
     form: BasePromptForm,
-    messages: Sequence[Message],
+    history: History,
     *,
     context: int,
     reserve: int,
 ) -> Fitted:
     """The newest turns that leave `reserve` tokens of the context to the reply."""
-    head, turns = _turns(messages)
+    head, turns = _turns(history.turns)
 
     def without(oldest: int) -> Fitted:
         kept = [*head, *(message for turn in turns[oldest:] for message in turn)]
-        prompt = form.text(base, kept)
+        prompt = form.text(base, replace(history, turns=tuple(kept)))
         tokens = base.tokenize(prompt.text, special=prompt.special, bos=prompt.bos)
-        return Fitted(tuple(kept), prompt, tuple(tokens), oldest)
+        return Fitted(prompt, tuple(tokens), oldest)
 
     def fits(tried: Fitted) -> bool:
         return len(tried.tokens) + reserve <= context
@@ -148,22 +152,39 @@ def too_long(tokens: int, context: int) -> str:
     )
 
 
-def _template_text(base: TextModel, messages: Sequence[Message]) -> PromptText:
+def _template_text(base: TextModel, history: History, values: Mapping[str, Any]) -> PromptText:
+    """The turns as they are; where the template refuses them, folded, then without system text."""
     vocabulary = base.vocabulary
     bos, eos = _name(vocabulary, vocabulary.bos_id), _name(vocabulary, vocabulary.eos_id)
-    text = chat_template_text(base.chat_template or "", messages, bos=bos, eos=eos)
-    written = bool(bos) and text.startswith(bos)  # the template wrote BOS itself
-    return PromptText(text, special=True, bos=False if written else None)
+    refused: UsageError | None = None
+    tried: list[Sequence[Mapping[str, Any]]] = []
+    for turns in (history.turns, history.folded, without_system(history.folded)):
+        if any(list(turns) == list(one) for one in tried):
+            continue
+        tried.append(turns)
+        try:
+            text = chat_template_text(
+                base.chat_template or "", turns, bos=bos, eos=eos, values=values
+            )
+        except UsageError as error:
+            refused = refused or error
+            continue
+        written = bool(bos) and text.startswith(bos)  # the template wrote BOS itself
+        return PromptText(text, special=True, bos=False if written else None)
+    assert refused is not None
+    raise refused
 
 
 def _name(vocabulary: Vocabulary, token: int | None) -> str:
     return "" if token is None else vocabulary.names[token]
 
 
-def _turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+def _turns(
+    messages: Sequence[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """The system text, and the turns: each a question and what follows it."""
-    head: list[Message] = []
-    turns: list[list[Message]] = []
+    head: list[dict[str, Any]] = []
+    turns: list[list[dict[str, Any]]] = []
     for message in messages:
         if message.get("role") == "system" and not turns:
             head.append(message)

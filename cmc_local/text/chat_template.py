@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from cmc_local.errors import GGUFError, UsageError
-from cmc_local.text.prompts import Message, check_messages
 
 MAX_CHARACTERS: Final = 4_000_000
 """What a template may write at most."""
@@ -26,14 +25,19 @@ MEMORY_BYTES: Final = 1 << 30
 
 
 def chat_template_text(
-    template: str, messages: Sequence[Message], *, bos: str = "", eos: str = ""
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    bos: str = "",
+    eos: str = "",
+    values: Mapping[str, Any] | None = None,
 ) -> str:
     """The base model's prompt by its own chat template (Jinja), up to where the answer begins.
 
-    `bos` and `eos` are the spellings that the template knows as bos_token and eos_token. Raises
-    UsageError where the template refuses the messages, GGUFError where it does not work.
+    `bos` and `eos` are the spellings that the template knows as bos_token and eos_token, `values`
+    further names of its own (`tools`, `enable_thinking`), JSON each. Raises UsageError where the
+    template refuses the messages, GGUFError where it does not work.
     """
-    check_messages(messages)
     answer = _rendered(
         template,
         {
@@ -43,6 +47,7 @@ def chat_template_text(
             "add_generation_prompt": True,
             "tools": None,
             "documents": None,
+            **(values or {}),
         },
     )
     if "refused" in answer:

@@ -18,6 +18,7 @@ from typing import TypedDict
 from cmc_local.base.model import BaseModel
 from cmc_local.errors import GGUFError, InputError, UsageError
 from cmc_local.text.base_prompt import PromptText, choose_form, continuation_tokens
+from cmc_local.text.history import read_history
 from cmc_local.text.prompts import answer_text
 from cmc_local.text.rows import Conversation
 
@@ -112,7 +113,7 @@ def encode(
         form = choose_form(base, "gguf", None)
         asked = [pair for one in conversations for pair in _answers(one, last=last)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each prompt is rendered by a process
-            prompts = list(pool.map(lambda pair: form.text(base, pair[0]), asked))
+            prompts = list(pool.map(lambda pair: form.text(base, read_history(pair[0])), asked))
         return [
             _item(base, prompt, answer, end)
             for prompt, (_, answer) in zip(prompts, asked, strict=True)

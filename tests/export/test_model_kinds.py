@@ -22,6 +22,7 @@ from cmc_export import asked_examples, finetuning, gguf_reader
 from cmc_local.base.model import BaseModel
 from cmc_local.errors import GGUFError, UsageError
 from cmc_local.text.base_prompt import choose_form, fit
+from cmc_local.text.history import read_history
 
 NEAR = {"qwen2": 1e-4, "gemma3": 2e-3}
 """llama.cpp looks gemma3's GELU up in a table of half precision."""
@@ -131,7 +132,9 @@ def test_an_example_is_asked_as_the_runner_asks(tmp_path: Path) -> None:
     first, second = asked_examples.encode(path, [TALK], 100)  # type: ignore[list-item]
     with BaseModel(path, threads=1, gpu_layers=0) as base:
         pieces, eos = base.vocabulary.tokens, base.vocabulary.eos_id
-        asked = fit(base, choose_form(base, None, None), TALK[:4], context=128, reserve=8)  # type: ignore[arg-type]
+        asked = fit(
+            base, choose_form(base, None, None), read_history(TALK[:4]), context=128, reserve=8
+        )  # type: ignore[arg-type]
     answers = []
     for item in (first, second):
         learned = [

@@ -144,16 +144,38 @@ def test_a_prompt_that_does_not_fit_is_refused_with_a_status(served: Served, str
     "messages",
     [
         [{"role": "assistant", "content": "a"}],
-        [*HELLO, {"role": "assistant", "content": "a"}],
-        [*HELLO, *HELLO],
         [{"role": "system", "content": "a"}],
         [{"role": "user", "content": " "}],
     ],
 )
-def test_messages_out_of_order_are_refused(served: Served, messages: list[Any]) -> None:
+def test_messages_that_ask_nothing_are_refused(served: Served, messages: list[Any]) -> None:
     error = served().refused(CHAT, 400, messages=messages)
     assert error["type"] == "invalid_request_error"
     assert error["message"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [*HELLO, *HELLO],
+        [*HELLO, {"role": "assistant", "content": "a"}],
+        [{"role": "system", "content": "b"}, {"role": "developer", "content": "b"}, *HELLO],
+        [*HELLO, {"role": "assistant", "content": None}, *HELLO],
+        [
+            *HELLO,
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+            },
+            {"role": "tool", "tool_call_id": "1", "content": "b"},
+        ],
+    ],
+)
+def test_histories_as_programs_send_them_are_answered(
+    served: Served, messages: list[Any]
+) -> None:
+    assert served().post(CHAT, messages=messages)["choices"][0]["message"]["content"]
 
 
 def test_an_error_after_the_first_piece_is_a_line_of_the_stream(served: Served) -> None:

@@ -140,33 +140,35 @@ def test_guides_take_the_place_of_the_servers() -> None:
         ({"cmc": [{"adapter": "y"}]}, 404, "cmc[0].adapter"),
         ({"grammar": "g", "response_format": {"type": "json_object"}}, 400, "grammar"),
         ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, 400, "messages[0].role"),
-        ({"messages": [{"role": "user"}]}, 400, "messages[0].content"),
-        (
-            {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]},
-            400,
-            "messages[0].tool_calls",
-        ),
+        ({"messages": [{"role": "robot", "content": "a"}]}, 400, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 7}]}, 400, "messages[0].content"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             400,
-            "messages[0].content[0]",
+            "messages[0].content",
         ),
+        ({"chat_template_kwargs": {"messages": []}}, 400, "chat_template_kwargs.messages"),
     ],
 )
 def test_what_is_beyond_a_limit_is_refused(fields: Any, status: int, param: str) -> None:
     assert refusal(**fields) == (status, param)
 
 
-def test_text_parts_are_joined_and_developers_are_the_system() -> None:
+def test_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
     (ask,) = chat(
         messages=[{"role": "developer", "content": "be kind"}, {"role": "user", "content": parts}]
     )
     assert ask.prompt == [
-        {"role": "system", "content": "be kind"},
+        {"role": "developer", "content": "be kind"},
         {"role": "user", "content": "hello"},
     ]
+
+
+def test_the_chat_template_is_told_what_clients_want_it_to_know() -> None:
+    (ask,) = chat(chat_template_kwargs={"enable_thinking": False, "x": [1]}, reasoning_effort="low")
+    assert ask.template_values == {"enable_thinking": False, "x": [1], "reasoning_effort": "low"}
+    assert chat(enable_thinking=True)[0].template_values == {"enable_thinking": True}
 
 
 def test_limits_are_above_nothing() -> None:
