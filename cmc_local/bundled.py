@@ -54,6 +54,14 @@ def has(name: str) -> bool:
         return False
 
 
+def holds(path: Path) -> bool:
+    """Whether a GGUF file, or an adapter's folder, is one of the bundled ones."""
+    try:
+        return path.resolve().parent == folder()
+    except InputError:
+        return False
+
+
 def world(file: str) -> Path:
     """A file of the small world, such as `test.jsonl`."""
     return _existing(f"world/{file}", file, (file,))

@@ -6,12 +6,11 @@ import json
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from click.testing import Result
 
-from cmc_local.commands.choices import AdapterChoice
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.model.steered import SteeredModel
 from fakes import FakeBase, FakeShift, adapter, always
 
@@ -29,13 +28,11 @@ class Loader:
         self.weights: dict[str, tuple[float, ...]] = {}
         """Of the files that do not give P."""
 
-    def __call__(
-        self, gguf: Path, adapters: tuple[AdapterChoice, ...], **_: object
-    ) -> SteeredModel:
-        base = FakeBase(partial(self._rule, self.weights.get(gguf.name, P)))
+    def __call__(self, chosen: ModelChoice) -> SteeredModel:
+        base = FakeBase(partial(self._rule, self.weights.get(chosen.gguf.name, P)))
         self.bases.append(base)
         model = SteeredModel(base, base.sampler)
-        for one in adapters:
+        for one in chosen.adapters:
             shift = FakeShift(always(0, 0, math.log(2), 0, 0))
             model.attach(adapter(shift, name=one.path.name), one.alpha)
         return model

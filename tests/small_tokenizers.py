@@ -21,6 +21,7 @@ from tokenizers import (
 from cmc_local.base.tokenizer_json import tokenizer_of
 from cmc_local.text.alignment import Aligner, DeltaTokenizer
 from cmc_local.text.prompts import Message, PromptForm, named_form
+from cmc_local.text.stable_cuts import LLAMA3_WORDS
 
 TEXTS = (
     "Helen Blackworth was born in 1932 in Harborville, the daughter of a lighthouse keeper.",
@@ -31,12 +32,6 @@ TEXTS = (
     "東京は日本の首都です。 Привет, мир! \tشكرا 😀 👩‍👩‍👧",
 )
 SPECIAL = ["<unk>", "<s>", "</s>"]
-
-# As Llama-3's: digits by threes, punctuation takes the newlines after it along.
-_LATER_REGEX = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def byte_level() -> Tokenizer:
@@ -59,7 +54,7 @@ def byte_level_later_regex() -> Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_LATER_REGEX), "isolated"),
+            pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

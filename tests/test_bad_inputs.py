@@ -102,7 +102,7 @@ CASES = (
     (truncated_adapter, 1, "ours/delta.onnx has 2000 bytes, not 5000", "export it anew"),
     (wrong_hash, 1, "ours/delta.onnx does not match its sha256", "export it anew"),
     (newer_format, 1, "ours/adapter.json is of format 2", "upgrade with"),
-    (broken_jsonl, 1, "rows.jsonl:2", "each line must be"),
+    (broken_jsonl, 1, "rows.jsonl:2", "on each line"),
     (broken_training_data, 1, "rows.jsonl:2", "expected"),
     (empty_prompt, 2, "the prompt is empty", "give one"),
     (long_prompt, 2, "context holds 128", "shorten the prompt"),

@@ -33,7 +33,7 @@ LAYERS = (
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 
-ONE_HOME = {"llama_cpp": "base/*.py", "onnxruntime": "delta/library.py"}
+ONE_HOME = {"llama_cpp": "base/*.py", "onnxruntime": "delta/session.py"}
 WORKSHOP_ONLY = {
     *("torch", "transformers", "accelerate", "peft"),
     *("onnx", "gguf", "safetensors"),

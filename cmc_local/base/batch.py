@@ -12,7 +12,7 @@ from cmc_local.base.library import llama_cpp
 from cmc_local.base.span import Span
 
 
-class Rows:
+class LlamaBatch:
     """The `llama_batch` of a context, its arrays owned by numpy and filled anew each time."""
 
     def __init__(self, size: int) -> None:
@@ -37,7 +37,7 @@ class Rows:
         )
 
     def fill(self, spans: Sequence[Span]) -> None:
-        """Take these spans, which must fit, instead of what was there."""
+        """Hold these spans, which must fit, in place of the former ones."""
         at = 0
         for span in spans:
             end = at + len(span.tokens)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmc_local.base.batch import Rows
+from cmc_local.base.batch import LlamaBatch
 from cmc_local.base.library import llama_cpp
 from cmc_local.base.span import Span
 from cmc_local.errors import GGUFError, PromptTooLong, UsageError
@@ -50,7 +50,7 @@ class Embedding:
         self._contexts = contexts
         self._context: Any = None
         self._room = 0
-        self._rows = Rows(BATCH)
+        self._batch = LlamaBatch(BATCH)
 
     def __call__(
         self, tokens: Sequence[int], new_context: Callable[[int], Any]
@@ -90,8 +90,8 @@ class Embedding:
 
     def _states(self, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
         """(len(tokens), d) float32, the hidden states of the text's next tokens."""
-        self._rows.fill([Span(0, start, tokens, range(len(tokens)))])
-        code = llama_cpp.llama_decode(self._context, self._rows.struct)
+        self._batch.fill([Span(0, start, tokens, range(len(tokens)))])
+        code = llama_cpp.llama_decode(self._context, self._batch.struct)
         pointer = None if code else llama_cpp.llama_get_embeddings(self._context)
         if not pointer:
             raise GGUFError(f"{self._path}: llama.cpp could not embed the text (its code {code})")

@@ -1,7 +1,7 @@
 """llama.cpp itself: quiet, its errors collected, and a GGUF loaded by it.
 
-The other `base_*.py` build on this and take `llama_cpp` from here; nothing else in the package
-touches llama.cpp. Its functions are met through ctypes, without types: pointers are `Any`.
+The other files of this room build on this and import `llama_cpp` from here; no other room touches
+it. Its functions are met through ctypes, without types: pointers are `Any`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,12 +23,12 @@ _SPINS = "20000"
 
 
 def _import_llama_cpp() -> Any:
-    """llama.cpp's threads do not spin on after a decode.
+    """The library, its threads told to stop spinning soon after a decode.
 
-    GNU OpenMP's idle threads spin for some 5 ms by default, on the very cores that the delta then
-    needs (its step cost 2.6 ms instead of 1.8 so). They must not sleep at once either: a decode is
-    hundreds of barriers. The variable is read once, as the library is loaded; what the user has
-    set stays.
+    GNU OpenMP's idle threads spin for some 5 ms by default, on the cores that the delta needs next:
+    its step took 2.6 ms instead of 1.8. They must not sleep at once either, since a decode is
+    hundreds of barriers. OpenMP reads the variable once, as the library is loaded; what the user
+    has set stays.
     """
     ours = _SPIN not in os.environ and "OMP_WAIT_POLICY" not in os.environ
     if ours:
@@ -76,7 +74,7 @@ class ErrorLines:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self._callback = llama_cpp.llama_log_callback(self._take)
+        self._callback = llama_cpp.llama_log_callback(self._collect)
         self._last_level = 0
 
     def __enter__(self) -> ErrorLines:
@@ -91,14 +89,14 @@ class ErrorLines:
     ) -> None:
         llama_cpp.llama_log_set(_QUIET, None)
 
-    def _take(self, level: int, text: bytes | None, data: object) -> None:
+    def _collect(self, level: int, text: bytes | None, data: object) -> None:
         if level != _CONTINUED:
             self._last_level = level
         if self._last_level == _ERROR and text and text.strip():
             self.lines.append(text.decode("utf-8", "replace").strip())
 
     def reason(self) -> str:
-        """The line that says most; "" where llama.cpp said nothing."""
+        """The last line that names a cause; "" where llama.cpp logged none."""
         telling = [line for line in self.lines if "failed to load model" not in line]
         last = telling[-1] if telling else ""
         return last.partition(_MARK)[2] or last
@@ -179,23 +177,3 @@ def load(
         reason = errors.reason() or "llama.cpp gives no reason"
         raise GGUFError(f"{path} cannot be loaded ({reason}): download or convert it again")
     return model
-
-
-@contextmanager
-def captured_stderr() -> Iterator[list[str]]:
-    """What C code prints to stderr meanwhile, as lines, once the block has ended.
-
-    llama.cpp's grammar parser prints past its own log. Other threads' output is caught as well,
-    so the block must be short.
-    """
-    lines: list[str] = []
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            lines.extend(file.read().decode("utf-8", "replace").splitlines())

@@ -12,7 +12,6 @@ a time.
 
 from __future__ import annotations
 
-import ctypes
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,13 +23,13 @@ from numpy.typing import NDArray
 
 from cmc_local.base import library as base_library
 from cmc_local.base import rpc as base_rpc
-from cmc_local.base.batch import Rows
+from cmc_local.base.batch import LlamaBatch
 from cmc_local.base.embedding import BATCH, NO_POOLING, Embedding
 from cmc_local.base.library import llama_cpp
 from cmc_local.base.lora import LoraLike, Loras
 from cmc_local.base.span import Span
 from cmc_local.base.threads import usable_cores
-from cmc_local.base.vocabulary import vocabulary_of
+from cmc_local.base.vocabulary import tokenize, vocabulary_of
 from cmc_local.errors import GGUFError, PromptTooLong, UsageError
 from cmc_local.lifetime import Closing
 from cmc_local.text.forms import Forms
@@ -97,7 +96,7 @@ class BaseModel(Closing):
         self._context = self._new_context(params)
         self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._rows = Rows(batch)
+        self._batch = LlamaBatch(batch)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         # llama.cpp rounds the context up to a multiple of 256.
         self.n_ctx = min(context, int(llama_cpp.llama_n_ctx(self._context)))
@@ -160,7 +159,7 @@ class BaseModel(Closing):
 
     @property
     def chat_template(self) -> str | None:
-        """The GGUF's Jinja template. Untrusted: `text/prompts.py` renders it in a sandbox."""
+        """The GGUF's Jinja template. Untrusted: `text/chat_template.py` renders it in a sandbox."""
         self._must_be_open()
         template = llama_cpp.llama_model_chat_template(self._model, None)
         return None if template is None else str(template.decode("utf-8", "replace"))
@@ -171,12 +170,6 @@ class BaseModel(Closing):
         self._must_be_open()
         return self._context
 
-    @property
-    def llama_vocab(self) -> Any:
-        """The `const llama_vocab *`, for native samplers."""
-        self._must_be_open()
-        return self._vocab
-
     def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
         """The tokens of `text`; `special` reads the spellings of control tokens as such.
 
@@ -184,20 +177,12 @@ class BaseModel(Closing):
         True and False overrule the model. EOS is never added.
         """
         self._must_be_open()
-        data = text.encode("utf-8", "replace")
-        tokens = self._tokenize(data, len(data) + 16, special)
+        tokens = tokenize(self._vocab, text, special=special)
         begin = int(llama_cpp.llama_vocab_bos(self._vocab))
         wanted = llama_cpp.llama_vocab_get_add_bos(self._vocab) if bos is None else bos
         if wanted and begin >= 0 and tokens[:1] != [begin]:
             return [begin, *tokens]
         return tokens
-
-    def _tokenize(self, data: bytes, room: int, special: bool) -> list[int]:
-        buffer = (ctypes.c_int32 * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, room, False, special)
-        if count < 0:
-            return self._tokenize(data, -count, special)
-        return list(buffer[:count])
 
     def decode(
         self, tokens: Sequence[int], *, start: int, sequence: int = 0, last_only: bool = True
@@ -234,8 +219,8 @@ class BaseModel(Closing):
         end = max(span.end for span in spans)
         if end > self.n_ctx:
             raise PromptTooLong(_too_long(end, self.n_ctx))
-        self._rows.fill(spans)
-        with_error = llama_cpp.llama_decode(self._context, self._rows.struct)
+        self._batch.fill(spans)
+        with_error = llama_cpp.llama_decode(self._context, self._batch.struct)
         if with_error == _CONTEXT_FULL:
             raise PromptTooLong(_too_long(end, self.n_ctx))
         if with_error:

@@ -5,9 +5,9 @@
                                   others, the best-scored token first
 
 Which pattern a pre-tokenizer's name stands for is not in the file; some of llama.cpp's
-src/llama-vocab.cpp (`llm_tokenizer_bpe`) are known here by name, others are refused. What comes
-out is to be compared with llama.cpp on texts before it is trusted: a wrong one talks nonsense
-politely.
+src/llama-vocab.cpp (`llm_tokenizer_bpe`) are known here by name, others are refused. Compare what
+comes out with llama.cpp on texts before you trust it: a wrong pattern gives wrong tokens and no
+error.
 """
 
 from __future__ import annotations

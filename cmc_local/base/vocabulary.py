@@ -1,4 +1,4 @@
-"""A GGUF's vocabulary, from its own lists and from llama.cpp, and its metadata.
+"""A GGUF's vocabulary, from its own lists and from llama.cpp, and what it makes of a text.
 
 Spellings and types are read from the file. llama.cpp (half a second for 262,144 tokens with
 `vocab_only`) knows which tokens end a generation and which are control tokens, and is asked about
@@ -7,6 +7,7 @@ every one that may be; what a spelling means in bytes is `text/vocabulary.py`'s.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,11 +62,6 @@ def read_vocabulary(gguf: str | Path) -> Vocabulary:
         llama_cpp.llama_model_free(model)
 
 
-def read_metadata(gguf: str | Path) -> dict[str, gguf_header.Value | gguf_header.Array]:
-    """The GGUF's metadata; of a list only the length. Raises GGUFError."""
-    return gguf_header.read(Path(gguf)).metadata
-
-
 def kind_of(metadata: Mapping[str, object]) -> str:
     """What kind of vocabulary a GGUF has, for people; llama.cpp's own name where it has none."""
     model = metadata.get("tokenizer.ggml.model", "none")
@@ -75,6 +71,32 @@ def kind_of(metadata: Mapping[str, object]) -> str:
 def vocabulary_of(vocab: Any, path: Path) -> Vocabulary:
     """The vocabulary of an open model; `vocab` is a `llama_vocab *`, `path` its GGUF."""
     return _vocabulary(vocab, path, _listed(path))
+
+
+def encode(gguf: str | Path, text: str) -> list[int]:
+    """The tokens of a whole text by a GGUF whose weights stay unread: for counting.
+
+    No BOS; the spellings of control tokens are plain text. Raises GGUFError.
+    """
+    model = base_library.load(Path(gguf), vocab_only=True)
+    try:
+        return tokenize(llama_cpp.llama_model_get_vocab(model), text)
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+def tokenize(vocab: Any, text: str, *, special: bool = False) -> list[int]:
+    """The tokens of a text by a `llama_vocab *`, no BOS and no EOS added.
+
+    `special` reads the spellings of control tokens as these.
+    """
+    data = text.encode("utf-8", "replace")
+    count = -(len(data) + 16)
+    while count < 0:  # llama.cpp says how much room it wants
+        room = -count
+        buffer = (ctypes.c_int32 * room)()
+        count = llama_cpp.llama_tokenize(vocab, data, len(data), buffer, room, False, special)
+    return list(buffer[:count])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,5 @@
     tokens         them: arms.py,       ratios       one line of JSON
                    apart.py
 
-`session.py` puts it together for `cmc-local bench`; `align.py` and `map.py` measure two parts
-alone.
+`session.py` puts it together for `cmc-local bench`.
 """

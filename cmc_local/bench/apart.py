@@ -1,4 +1,4 @@
-"""Arms in a process of their own, which take their turns there.
+"""Runs arms in a process of their own, turn by turn.
 
 Two copies of a model in one process do not run alike: where a copy lies in memory moves its speed
 by a tenth, and libraries share settings and threads. So what is compared as two programs would be,

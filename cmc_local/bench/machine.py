@@ -24,8 +24,8 @@ def machine() -> dict[str, Any]:
         "memory_gb": _memory(),
         "system": f"{platform.system()} {platform.machine()}",
         "cmc_local": __version__,
-        "llama_cpp_python": _installed("llama-cpp-python"),
-        "onnxruntime": _installed("onnxruntime-gpu") or _installed("onnxruntime"),
+        "llama_cpp_python": installed("llama-cpp-python"),
+        "onnxruntime": installed("onnxruntime-gpu") or installed("onnxruntime"),
         "gpu_offload": base_library.offloads_to_gpu(),
         "python": platform.python_version(),
     }
@@ -58,7 +58,8 @@ def _memory() -> float | None:
     return round(size / 1e9, 1)
 
 
-def _installed(name: str) -> str:
+def installed(name: str) -> str:
+    """A package's version; "" where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

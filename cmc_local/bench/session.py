@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cmc_local.base import library as base_library
-from cmc_local.base import tokenizer as base_tokenizer
-from cmc_local.base.vocabulary import read_vocabulary
+from cmc_local.base.vocabulary import encode, read_vocabulary
 from cmc_local.bench import texts
 from cmc_local.bench.apart import ApartArm
 from cmc_local.bench.arms import KINDS, USUAL, Arm, Kind, Place, Sample
@@ -183,7 +182,7 @@ class _Words:
     def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
         """With BOS wherever the model has one: to its speed it is a token like any other."""
         begin = self.vocabulary.bos_id
-        tokens = base_tokenizer.encode(self._gguf, text)
+        tokens = encode(self._gguf, text)
         return tokens if begin is None else [begin, *tokens]
 
 

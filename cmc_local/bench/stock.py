@@ -1,7 +1,7 @@
 """The rivals: stock `llama_cpp.Llama`, plain, and with the `LogitsProcessor` one would write today.
 
 `Llama.generate` cannot be told which token to take, so its loop is written out here: evaluate the
-token, sample with the chain that it makes once a reply. The processor is generous to itself: it
+token, sample with the chain that it makes once a reply. The processor is given every advantage: it
 shares the delta's cache with nobody, rolls back for free and never encodes again what it has
 encoded; but it knows nothing of alignment, feeds one token a call, and runs the fp32 graph with
 ONNX Runtime's default options, whose threads spin while llama.cpp's work.
@@ -23,8 +23,8 @@ from cmc_local.bench.arms import Arm, Place, Sample, Tokens, undisturbed
 from cmc_local.bench.passages import Passage
 from cmc_local.delta import adapter
 from cmc_local.delta.adapter import Adapter
-from cmc_local.delta.library import ort
 from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.delta.session import ort
 from cmc_local.text import token_map
 from cmc_local.text.delta_tokenizer import DeltaTokenizer
 from cmc_local.text.token_map import TokenMap
@@ -72,7 +72,7 @@ class Processor:
         try:
             self.calls += 1
             for token in ids[self._seen :]:
-                self._take(self._texts[token].decode("utf-8", "replace"))
+                self._follow(self._texts[token].decode("utf-8", "replace"))
             self._seen = len(ids)
             shifted: NDArray[np.float32] = scores + self._alpha * self._mapped()
             return shifted
@@ -80,7 +80,7 @@ class Processor:
             self.error = error  # raised once the run is over
             return scores
 
-    def _take(self, text: str) -> None:
+    def _follow(self, text: str) -> None:
         for token in self._tokenizer.encode(text):
             if self._delta.length(0) == self._delta.context:
                 self._delta.truncate(0, len(self._prompt))
@@ -157,23 +157,16 @@ class Stock:
             raise RuntimeError(f"the processor was called {processor.calls} times in {steps} steps")
 
 
-class StockArm:
-    """Stock `Llama`, plain."""
-
-    def __init__(self, place: Place, stock: Stock, passage: Passage) -> None:
-        self.place = place
-        self._stock = stock
-        self._passage = passage
-
-    def run(self) -> Sample:
-        return self._stock.write(self._passage)
-
-
-class NaiveArm:
-    """Stock `Llama` with the processor."""
+class RivalArm:
+    """Stock `Llama`, plain or with the processor."""
 
     def __init__(
-        self, place: Place, stock: Stock, passage: Passage, processor: Processor, prompt: Tokens
+        self,
+        place: Place,
+        stock: Stock,
+        passage: Passage,
+        processor: Processor | None = None,
+        prompt: Tokens = (),
     ) -> None:
         """`prompt` is what the delta is asked, in its tokens."""
         self.place = place
@@ -183,6 +176,8 @@ class NaiveArm:
         self._prompt = prompt
 
     def run(self) -> Sample:
+        if self._processor is None:
+            return self._stock.write(self._passage)
         self._processor.begin(self._prompt, len(self._passage.prompt))
         sample = self._stock.write(self._passage, self._processor)
         sleep(REST)
@@ -208,10 +203,10 @@ def rivals(stock: Sequence[Any], passage: Passage, naive: Naive | None) -> Calla
 
     def arm_of(place: Place) -> Arm:
         if place.kind == "stock":
-            return StockArm(place, llama, passage)
+            return RivalArm(place, llama, passage)
         assert naive is not None
         processor = _processor(stock[0], naive)
-        return NaiveArm(place, llama, passage, processor, naive.prompt)
+        return RivalArm(place, llama, passage, processor, naive.prompt)
 
     return arm_of
 

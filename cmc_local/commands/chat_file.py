@@ -4,7 +4,7 @@
      "alphas": {"instruct": 1.0}, "base_prompt": null, "system": null,
      "sampling": {"temperature": 0.0, ...}, "messages": [{"role": "user", "content": "..."}, ...]}
 
-The names say what the chat was held with; nothing is loaded by them. Knows no model.
+`model` and `alphas` say what the chat was held with; loading a file loads no model. Knows none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, get_args
 
-from cmc_local.commands.chat_settings import SETTINGS, changed, number
+from cmc_local.commands.chat_settings import FORMS, SETTINGS, changed, number
 from cmc_local.errors import CmcError, InputError, UsageError
 from cmc_local.files import write_json
 from cmc_local.settings import Sampling
@@ -43,7 +43,7 @@ class SavedChat:
 
 
 def place(text: str, command: str) -> Path:
-    """The file that is meant; `~` is the home folder."""
+    """The path that follows a command; `~` is the home folder."""
     if not text or "\0" in text:
         raise UsageError(f"{command} takes a file: {command} talk.json")
     try:
@@ -86,7 +86,7 @@ def load(path: Path) -> SavedChat:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """JSON's object; neither NaN nor half a character, which JSON can write but no text holds."""
+    """The object in a file. NaN and half a surrogate pair, which JSON lets through, are refused."""
 
     def no_number(text: str) -> NoReturn:
         raise InputError(f"{text} is no number")
@@ -108,12 +108,12 @@ def _parsed(data: bytes) -> dict[str, Any]:
 def _chat(value: dict[str, Any]) -> SavedChat:
     base_prompt = value.get("base_prompt")
     if base_prompt is not None and base_prompt not in get_args(BasePrompt):
-        raise InputError(f"base_prompt is one of {', '.join(get_args(BasePrompt))}")
+        raise InputError(f"base_prompt must be one of {', '.join(get_args(BasePrompt))}")
     system = value.get("system")
     if system is not None and not isinstance(system, str):
-        raise InputError("system is a text")
+        raise InputError("system must be a text")
     if not isinstance(value.get("model"), str):
-        raise InputError("model is the name of a GGUF file")
+        raise InputError("model must be the name of a GGUF file")
     return SavedChat(
         model=value["model"],
         alphas=_alphas(value.get("alphas")),
@@ -126,13 +126,13 @@ def _chat(value: dict[str, Any]) -> SavedChat:
 
 def _alphas(value: Any) -> dict[str, float]:
     if not isinstance(value, dict):
-        raise InputError("alphas are strengths by an adapter's name")
+        raise InputError("alphas must be an object of strengths by adapter name")
     return {name: number(str(alpha), f"the alpha of {name!r}") for name, alpha in value.items()}
 
 
 def _sampling(value: Any) -> Sampling:
     if not isinstance(value, dict):
-        raise InputError("sampling is an object of settings")
+        raise InputError("sampling must be an object of settings")
     sampling = Sampling()
     for name, setting in value.items():
         for text in _texts(name, setting):
@@ -147,22 +147,22 @@ def _texts(name: str, setting: Any) -> list[str]:
             return []
         case "stop", list() if all(isinstance(text, str) and text for text in setting):
             return setting
-        case (("grammar" | "json_schema"), str()):
+        case _, str() if name in FORMS:
             return [setting]
-        case (("stop" | "grammar" | "json_schema"), _):
-            raise InputError(f"sampling.{name} has a value of another kind")
+        case _ if name == "stop" or name in FORMS:
+            raise InputError(f"sampling.{name} has a value of the wrong type")
         case _:
             return [str(setting)]
 
 
 def _messages(value: Any) -> list[Message]:
     if not isinstance(value, list) or len(value) % 2:
-        raise InputError("messages are questions and answers in turn")
+        raise InputError("messages must be questions and answers in turn")
     found: list[Message] = []
     for i, one in enumerate(value):
         role = ("user", "assistant")[i % 2]
         content = one.get("content") if isinstance(one, dict) else None
         if not isinstance(content, str) or not content or one.get("role") != role:
-            raise InputError(f"message {i + 1} is a text of the role {role}")
+            raise InputError(f"message {i + 1} must be a text of the role {role}")
         found.append({"role": role, "content": content})
     return found

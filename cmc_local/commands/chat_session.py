@@ -1,6 +1,6 @@
 """A chat apart from its terminal: messages, settings, slash commands.
 
-    line --> ChatSession.take --> a question: SteeredModel.stream --> Screen
+    line --> ChatSession.handle --> a question: SteeredModel.stream --> Screen
                               `-> a command:  settings, alphas    --> Screen.note
                                               chat_file.py        --> a saved chat
 
@@ -17,9 +17,9 @@ from typing import Protocol, get_args
 
 from cmc_local.commands import chat_file
 from cmc_local.commands.chat_settings import SETTINGS, changed, number
-from cmc_local.commands.choices import parse_adapter
 from cmc_local.engine.timings import Timings
 from cmc_local.errors import CmcError, UsageError
+from cmc_local.hub.places import parse_adapter
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
@@ -62,7 +62,7 @@ class Screen(Pane, Protocol):
         """Anything that is no answer."""
 
     def cancelled(self) -> bool:
-        """Whether the reader has had enough of this answer."""
+        """Whether Ctrl-C has asked to stop this answer."""
 
 
 class ChatSession:
@@ -91,7 +91,7 @@ class ChatSession:
         self._switched_off: dict[str, float] = {}
         self._told: set[str] = set()
 
-    def take(self, text: str) -> bool:
+    def handle(self, text: str) -> bool:
         """One question or command; False when the reader wants to leave."""
         if not text.strip():
             return True
@@ -219,7 +219,7 @@ class ChatSession:
             self.system = value or None
         elif name == "base_prompt":
             if value not in get_args(BasePrompt):
-                raise UsageError(f"base_prompt is one of {', '.join(get_args(BasePrompt))}")
+                raise UsageError(f"base_prompt must be one of {', '.join(get_args(BasePrompt))}")
             self.base_prompt = value  # type: ignore[assignment]
         else:
             self.sampling = changed(self.sampling, name, value)
@@ -310,7 +310,7 @@ class ChatSession:
         self.system, self.sampling = saved.system, saved.sampling
         self.screen.note(f"loaded {_counted(self.history)} from {path}")
         if saved.model != self.name:
-            self.screen.note(f"held with {saved.model}, and goes on with {self.name}")
+            self.screen.note(f"saved with the model {saved.model}; now {self.name} answers")
         try:
             self.model.base_prompt_form(saved.base_prompt)
             self.base_prompt = saved.base_prompt
@@ -348,13 +348,3 @@ def read_question(read_line: Callable[[], str]) -> str:
             lines.append(read_line())
         lines[-1] = lines[-1].rstrip()[:-3]
     return "\n".join(lines).strip("\n")
-
-
-def figures(timings: Timings) -> str:
-    """The line under a reply; the shares add up to more than 100 % where the deltas run beside."""
-    seconds = timings.total_seconds or 1.0
-    base = timings.prompt_seconds + timings.decode_seconds
-    return (
-        f"{timings.generated_tokens} tokens, {timings.tokens_per_second:.1f} tokens/s; "
-        f"base {base / seconds:.0%} of the time, delta {timings.delta_seconds / seconds:.0%}"
-    )

@@ -16,6 +16,8 @@ SETTINGS: Final = {
     field.name: field.default for field in fields(Sampling) if field.name != "logit_bias"
 }
 """Name -> default of what a chat can set; `logit_bias` speaks of token numbers, a chat of text."""
+FORMS: Final = ("grammar", "json_schema", "regex", "lark")
+"""The settings that are texts: each gives an answer its form."""
 
 
 def changed(sampling: Sampling, name: str, value: str) -> Sampling:
@@ -27,7 +29,7 @@ def changed(sampling: Sampling, name: str, value: str) -> Sampling:
         setting = SETTINGS[name]
     elif name == "stop":
         setting = (*sampling.stop, value)
-    elif name in ("grammar", "json_schema"):
+    elif name in FORMS:
         setting = value
     elif name == "seed" or isinstance(SETTINGS[name], int):
         setting = whole_number(value, name)

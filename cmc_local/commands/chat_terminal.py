@@ -18,19 +18,12 @@ from typing import Any, Final
 import click
 import platformdirs
 
-from cmc_local.commands.chat_session import ChatSession, Pane, figures
+from cmc_local.commands.chat_session import ChatSession, Pane
+from cmc_local.commands.terminal_text import figures, safe
 from cmc_local.engine.timings import Timings
 
 WIDE: Final = 80
 """Columns of a terminal on which two answers stand side by side."""
-_UNSAFE: Final = dict.fromkeys(
-    {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}"
-)
-
-
-def safe(text: str) -> str:
-    """A text without what moves the cursor or changes the terminal's state."""
-    return text.translate(_UNSAFE)
 
 
 class TerminalScreen:

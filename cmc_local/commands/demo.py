@@ -15,13 +15,8 @@ from cmc_local.settings import Control
 
 
 @click.command()
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=16,
-    show_default=True,
-    help="Questions of each kind behind the table.",
-)
+@click.option("--limit", type=click.IntRange(1), default=16, show_default=True,
+              help="Questions of each kind behind the table.")  # fmt: skip
 @click.option("--real", is_flag=True, help="Ask the real models that are on this machine.")
 @options.control
 def command(limit: int, real: bool, control: Control) -> None:
@@ -41,7 +36,8 @@ def _show_world(limit: int, control: Control) -> None:
     """Some questions to each bundled model, then the table of the examination."""
     from rich.console import Console
 
-    from cmc_local.commands.world_table import examined, load_bundled, print_table, report
+    from cmc_local.commands.model_choice import ModelChoice
+    from cmc_local.commands.world_table import LIMITS, examined, load_bundled, print_table, report
     from cmc_local.evaluate.journal import Journal
     from cmc_local.evaluate.world import GREEDY, examination, read_questions
 
@@ -49,8 +45,10 @@ def _show_world(limit: int, control: Control) -> None:
     questions = read_questions(bundled.world("questions.jsonl"))
     what = examination(questions)
     shown = [*what.test[:: len(what.test) // 2 + 1], what.forgotten[0]]
+    how = ModelChoice(gguf=bundled.base(), control=control, limits=LIMITS)
+    load = partial(load_bundled, how)
     for name in bundled.BASES:
-        with load_bundled(name, control) as model:
+        with load(name) as model:
             tokens = len(model.base.vocabulary)
             console.print(f"\n[bold]{name}[/bold], {tokens:,} tokens")
             for one in shown:
@@ -65,7 +63,6 @@ def _show_world(limit: int, control: Control) -> None:
                     console.print(f"    {arm:<9} {shown_text}", markup=False)
     console.print()
     some = examination(questions, limit)
-    load = partial(load_bundled, control=control)
     print_table(report(list(examined(some, load, Journal(None, {}))), some))
     console.print("The whole examination: cmc-local eval world", markup=False)
 

@@ -13,11 +13,11 @@ import click
 
 from cmc_local import bundled, real_models
 from cmc_local.commands import loading
-from cmc_local.commands.chat_terminal import safe
-from cmc_local.commands.choices import AdapterChoice
-from cmc_local.commands.options import Devices
+from cmc_local.commands.model_choice import ModelChoice
+from cmc_local.commands.terminal_text import safe
 from cmc_local.engine.timings import Timings
 from cmc_local.errors import InputError
+from cmc_local.hub.places import AdapterChoice
 from cmc_local.model.replies import FinishReason
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Control, Limits, Sampling
@@ -51,13 +51,14 @@ def show(control: Control) -> None:
 
     console = Console(highlight=False)
     for one in here:
-        with loading.steered(
-            one.places()[0],
-            [adapter],
+        chosen = ModelChoice(
+            gguf=one.places()[0],
+            adapters=(adapter,),
             control=control,
             limits=Limits(context=CONTEXT),
-            devices=Devices(),
-        ) as model:
+            profile=True,
+        )
+        with loading.steered(chosen) as model:
             tokens = len(model.base.vocabulary)
             console.print(f"\n[bold]{one.title}[/bold], {tokens:,} tokens")
             for question in QUESTIONS:

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -16,8 +15,10 @@ from typing import Literal
 import click
 
 from cmc_local import __version__, bundled, real_models
-from cmc_local.commands import choices, completing, options
+from cmc_local.bench.machine import installed
+from cmc_local.commands import completing, options
 from cmc_local.errors import CmcError
+from cmc_local.hub import places
 from cmc_local.real_models import RealModel
 
 _SIGNS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
@@ -86,20 +87,12 @@ def _print(finding: Finding) -> None:
 
 def _versions() -> Finding:
     parts = [f"cmc-local {__version__}", f"Python {platform.python_version()}"]
-    parts += [f"{name} {_installed(name)}" for name in ("llama-cpp-python", "numpy", "tokenizers")]
-    runtime = next((name for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)), None)
+    parts += [f"{name} {installed(name)}" for name in ("llama-cpp-python", "numpy", "tokenizers")]
+    runtime = next((name for name in ("onnxruntime-gpu", "onnxruntime") if installed(name)), None)
     if runtime is None:
         missing = "ONNX Runtime is not installed"
         return Finding("versions", "fail", missing, "pip install onnxruntime")
-    return Finding("versions", "ok", ", ".join([*parts, f"{runtime} {_installed(runtime)}"]))
-
-
-def _installed(name: str) -> str:
-    """A package's version; "" where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+    return Finding("versions", "ok", ", ".join([*parts, f"{runtime} {installed(runtime)}"]))
 
 
 def _library() -> Finding:
@@ -118,7 +111,7 @@ def _decode(gguf: str | None) -> Finding:
     """A real decode: a prompt and eight tokens, greedily."""
     from cmc_local.base.model import BaseModel
 
-    path = bundled.base() if gguf is None else choices.gguf_path(gguf)
+    path = bundled.base() if gguf is None else places.gguf_path(gguf)
     with BaseModel(path, context=128) as base:
         tokens = base.tokenize(_PROBE)
         begun = perf_counter()
@@ -130,7 +123,7 @@ def _decode(gguf: str | None) -> Finding:
 
 
 def _gpu() -> Finding:
-    from cmc_local.delta.onnx_delta import cuda_problem
+    from cmc_local.delta.session import cuda_problem
 
     problem = cuda_problem()
     told = "usable for the delta" if problem is None else f"not used, {problem}"
@@ -154,7 +147,7 @@ def _adapter(adapter: str | None) -> Finding:
 
 
 def _adapter_place(text: str) -> Path:
-    return choices.parse_adapter(text).path
+    return places.parse_adapter(text).path
 
 
 def _training() -> Finding:
@@ -175,7 +168,7 @@ def _bundled() -> Finding:
 
 def _places() -> Finding:
     """Where real models are looked for; InputError where CMC_REAL is no folder."""
-    package = _installed(real_models.PACKAGE)
+    package = installed(real_models.PACKAGE)
     told = f"{real_models.PACKAGE} {package}" if package else f"no {real_models.PACKAGE}"
     return Finding("real models", "ok", f"looked for in {real_models.folder()}, and {told}")
 

@@ -9,7 +9,6 @@ def nll(setup: Setup, limit: int | None, ...): ...
 from __future__ import annotations
 
 import functools
-import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +17,15 @@ from typing import Any, Final
 
 import click
 
-from cmc_local.commands import choices, options
-from cmc_local.errors import UsageError
+from cmc_local.commands import options
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.evaluate.optional_imports import import_optional
-from cmc_local.settings import MOST_PARALLEL, Control, Limits, Sampling
+from cmc_local.settings import MOST_PARALLEL, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 
 PARALLEL: Final = 4
+strengths = options.number_list(float, "0,0.5,1")
+"""The callback of `--alphas`."""
 REPLY_TOKENS: Final = 200
 """Where TOFU's code ends a reply; all replies are of this length at most unless told."""
 _WORDS: Final = "cmc_local.eval.words"
@@ -36,15 +37,9 @@ _OF_THE_RUN: Final = ("--alphas", "--output", "--html")
 class Setup:
     """What is measured, and where the results go."""
 
-    gguf: Path
-    adapters: tuple[choices.AdapterChoice, ...]
-    proxies: tuple[choices.ProxyChoice, ...]
-    loras: tuple[choices.LoraChoice, ...]
+    chosen: ModelChoice
     alphas: tuple[float, ...] | None
     base_prompt: BasePrompt | None
-    control: Control
-    limits: Limits
-    devices: options.Devices
     name: str | None
     arm: str | None
     output: Path | None
@@ -56,7 +51,7 @@ class Setup:
     @property
     def model_name(self) -> str:
         """What the model is called in the table."""
-        return self.name or self.gguf.stem
+        return self.name or self.chosen.gguf.stem
 
     def row_command(self, task: str, alpha: float | None) -> str:
         """The command line that makes one row; alpha None leaves the adapters' own strengths."""
@@ -77,42 +72,37 @@ class Recorded(click.Command):
         return super().parse_args(ctx, args)
 
 
-def measured(function: Callable[..., None]) -> Callable[..., None]:
+def measured(function: Callable[..., None]) -> Any:
     """All options of Setup, handed over as `setup`."""
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
-        names = [name for name in Setup.__slots__ if name in values]
-        given = {name: values.pop(name) for name in names}
+        given = {name: values.pop(name) for name in Setup.__slots__ if name in values}
         words = click.get_current_context().meta[_WORDS]
         function(setup=Setup(**given, words=words), **values)
 
-    for option in reversed(
-        (
-            options.gguf,
-            options.adapters,
-            options.proxies,
-            options.loras,
-            click.option("--alphas", metavar="A,B,...", callback=strengths,
-                         help="A row for each strength, 0 the plain base; else 0 and the own."),
-            options.base_prompt,
-            click.option("--name", metavar="TEXT", help="The model's name in the table."),
-            click.option("--arm", metavar="TEXT",
-                         help="The rows' arm, as in --arm finetuned; else plain, steered or lora."),
-            click.option("--parallel", "-p", type=click.IntRange(1, MOST_PARALLEL),
-                         default=PARALLEL, show_default=True, help="Replies written at once."),
-            options.control,
-            options.limits,
-            options.devices,
-            click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
-                         help="Write results there; the same command goes on after a stop."),
-            click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
-                         callback=_can_plot, help="Write a page with tables and plots."),
-            options.json_output,
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+    return options.model(
+        options.gguf,
+        options.adapters,
+        options.proxies,
+        options.loras,
+        click.option("--alphas", metavar="A,B,...", callback=strengths,
+                     help="A row for each strength, 0 the plain base; else 0 and the own."),
+        options.base_prompt,
+        click.option("--name", metavar="TEXT", help="The model's name in the table."),
+        click.option("--arm", metavar="TEXT",
+                     help="The rows' arm, as in --arm finetuned; else plain, steered or lora."),
+        click.option("--parallel", "-p", type=click.IntRange(1, MOST_PARALLEL),
+                     default=PARALLEL, show_default=True, help="Replies written at once."),
+        options.control,
+        options.limits,
+        options.devices,
+        click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
+                     help="Write results there; the same command goes on after a stop."),
+        click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
+                     callback=_can_plot, help="Write a page with tables and plots."),
+        options.json_output,
+    )(command)  # fmt: skip
 
 
 def _can_plot(_ctx: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
@@ -164,18 +154,3 @@ def _without(words: Sequence[str]) -> list[str]:
         elif word != "--json":
             kept.append(word)
     return kept
-
-
-def strengths(
-    _ctx: click.Context, _option: click.Parameter, text: str | None
-) -> tuple[float, ...] | None:
-    """The numbers of `--alphas`, each once; UsageError where they are none."""
-    if text is None:
-        return None
-    try:
-        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        found = ()
-    if not found or not all(map(math.isfinite, found)):
-        raise UsageError(f"--alphas {text}: give numbers with commas between, as in 0,0.5,1")
-    return found

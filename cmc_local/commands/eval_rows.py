@@ -41,6 +41,9 @@ class Findings:
     items: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
+Measure = Callable[[SteeredModel, Strength, Values], Findings]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A measurement, ready to be taken of a model at any strength."""
@@ -52,35 +55,27 @@ class Task:
     """Questions behind a row."""
     steps: int
     """Values behind a row, for the progress bar."""
-    measure: Callable[[SteeredModel, Strength, Values], Findings]
-    writes_results: bool = True
-    """Whether `--output` is to hold the results document."""
+    measure: Measure
 
 
-def run(setup: Setup, task: Task) -> list[ResultRow]:
-    """A row for each strength; what the journal of `setup.output` holds is not done again."""
+def run(setup: Setup, task: Task, *, writes_results: bool = True) -> list[ResultRow]:
+    """A row for each strength; what the journal of `setup.output` holds is not done again.
+
+    `--output` gets the results document, unless the caller writes something else there.
+    """
     with (
         Journal(journal_file(setup.output), settings(setup, task)) as journal,
-        loading.steered(
-            setup.gguf,
-            setup.adapters,
-            control=setup.control,
-            limits=setup.limits,
-            devices=setup.devices,
-            proxies=setup.proxies,
-            loras=setup.loras,
-            profile=False,  # a row depends on what its command says alone
-        ) as model,
+        loading.steered(setup.chosen) as model,
     ):
-        chosen = _strengths(setup, model.alphas)
+        every = _strengths(setup, model.alphas)
         rows: list[ResultRow] = []
-        with progress(len(chosen) * task.steps, task.name) as told:
-            for strength in chosen:
+        with progress(len(every) * task.steps, task.name) as told:
+            for strength in every:
                 values = partial(kept_values, journal, strength.key, told)
                 rows.append(
                     _row(setup, task, strength, model, task.measure(model, strength, values))
                 )
-                if setup.output is not None and task.writes_results:
+                if setup.output is not None and writes_results:
                     write_json(setup.output, document(rows))
     return rows
 
@@ -166,7 +161,7 @@ def kept_values(
 
 
 def _strengths(setup: Setup, own: Mapping[str, float]) -> list[Strength]:
-    """An arm that is named is one arm: the adapters' own strengths, unless others are given."""
+    """One row at the adapters' own strengths where --arm is given without --alphas."""
     if setup.arm is not None and setup.alphas is None:
         return [Strength(dict(own))]
     return strengths(own, setup.alphas)
@@ -191,15 +186,15 @@ def _row(
 
 
 def _usual_arm(setup: Setup, strength: Strength) -> str:
-    """A base with a LoRA is never the plain one."""
-    parts = ["lora"] if setup.loras else []
+    """A row's name without --arm: with a LoRA file the base is `lora`, never `plain`."""
+    parts = ["lora"] if setup.chosen.loras else []
     if strength.adapter is not None:
         parts.append("steered")
     return "+".join(parts) or "plain"
 
 
 def journal_file(output: Path | None) -> Path | None:
-    """Where the journal is; results that have none are not written over."""
+    """The journal's path; UsageError for results without one, which would be overwritten."""
     if output is None:
         return None
     if output.is_dir():
@@ -215,19 +210,19 @@ def journal_file(output: Path | None) -> Path | None:
 
 def settings(setup: Setup, task: Task) -> dict[str, Any]:
     """What the journal's values depend on; strengths are told apart within it."""
-    adapters = loading.acting_adapters(setup.gguf, setup.adapters, setup.proxies, setup.loras)
+    chosen = setup.chosen
     return {
         "task": task.name,
-        "model": fingerprint(setup.gguf),
-        "adapters": [_adapter_fingerprint(one.path) for one in adapters],
+        "model": fingerprint(chosen.gguf),
+        "adapters": [_adapter_fingerprint(one.path) for one in chosen.acting],
         "proxies": [
             [fingerprint(one.expert), fingerprint(one.antiexpert), one.prompt]
-            for one in setup.proxies
+            for one in chosen.proxies
         ],
-        "loras": [[fingerprint(one.path), one.scale] for one in setup.loras],
+        "loras": [[fingerprint(one.path), one.scale] for one in chosen.loras],
         "base_prompt": setup.base_prompt,
-        "control": asdict(setup.control),
-        "context": setup.limits.context,
+        "control": asdict(chosen.control),
+        "context": chosen.limits.context,
         **task.settings,
     }
 

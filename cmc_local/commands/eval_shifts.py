@@ -10,14 +10,15 @@ from typing import Any
 
 import click
 
-from cmc_local.commands import choices, completing, eval_options, loading, options
+from cmc_local.commands import completing, eval_options, loading, options
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.errors import UsageError
 from cmc_local.evaluate import shifts as measured
 from cmc_local.evaluate.results import FORMAT, spread
 from cmc_local.evaluate.similarity import Shifts, similarities
 from cmc_local.files import write_json
+from cmc_local.hub import places
 from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import Control, Limits
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.rows import Conversation, read_conversations
 
@@ -41,14 +42,14 @@ def _pairs(
                 f"--pair {text}: give two GGUF files with a comma between them, the plain model "
                 "and the same model fine-tuned, as in --pair plain.gguf,finetuned.gguf"
             )
-        found.append(Column(choices.gguf_path(plain), choices.gguf_path(finetuned)))
+        found.append(Column(places.gguf_path(plain), places.gguf_path(finetuned)))
     return tuple(found)
 
 
 @click.command("shifts")
 @click.option("--gguf", "-m", "ggufs", metavar="FILE", multiple=True,
               shell_complete=completing.gguf,
-              callback=lambda _ctx, _option, texts: tuple(map(choices.gguf_path, texts)),
+              callback=lambda _ctx, _option, texts: tuple(map(places.gguf_path, texts)),
               help="A base model that the adapters shift; repeatable.")  # fmt: skip
 @click.option("--pair", "pairs", metavar="PLAIN,FINETUNED", multiple=True, callback=_pairs,
               shell_complete=completing.file,
@@ -68,15 +69,13 @@ def _pairs(
 def shifts(
     ggufs: tuple[Path, ...],
     pairs: tuple[Column, ...],
-    adapters: tuple[choices.AdapterChoice, ...],
+    adapters: tuple[places.AdapterChoice, ...],
     data: Path,
     limit: int,
     base_prompt: BasePrompt | None,
-    control: Control,
-    limits: Limits,
-    devices: options.Devices,
     output: Path | None,
     as_json: bool,
+    **how: Any,
 ) -> None:
     """How alike a delta's shifts are on several models, and which tokens it moves most.
 
@@ -91,12 +90,10 @@ def shifts(
 
     def load(gguf: Path, plain: Path) -> SteeredModel:
         # A pair's adapters do not act, but both models are asked in the adapter's form.
-        chosen = adapters or loading.default_adapters(plain)
-        return loading.steered(
-            gguf, chosen, control=control, limits=limits, devices=devices, profile=False
-        )
+        acting = ModelChoice(gguf=plain, adapters=adapters).acting
+        return loading.steered(ModelChoice(gguf=gguf, adapters=acting, **how))
 
-    places, rows = _measure(columns, talks, load, base_prompt)
+    shared, rows = _measure(columns, talks, load, base_prompt)
     deltas = {name: row for name, row in rows.items() if columns[name].finetuned is None}
     results = {
         "format": FORMAT,
@@ -108,7 +105,7 @@ def shifts(
     if as_json:
         click.echo(json.dumps(results))
     elif output is None:
-        _print(results, places)
+        _print(results, shared)
 
 
 def _measure(
@@ -125,7 +122,7 @@ def _measure(
     for one in columns.values():
         with load(one.finetuned or one.gguf, one.gguf) as model:
             if one.finetuned is None and not any(model.alphas.values()):
-                raise UsageError("no adapter moves anything: name one with --adapter")
+                raise UsageError("no adapter acts: name one with --adapter, its strength not 0")
             every.append(measured.token_places(model, talks, base_prompt))
     places = measured.shared_places(every)
     if not places:
@@ -144,7 +141,7 @@ def _measure(
 def _columns(
     ggufs: tuple[Path, ...],
     pairs: tuple[Column, ...],
-    adapters: tuple[choices.AdapterChoice, ...],
+    adapters: tuple[places.AdapterChoice, ...],
 ) -> dict[str, Column]:
     """What is compared, by name; an adapter is tried on the first pair's plain model by default."""
     if not (ggufs or pairs):

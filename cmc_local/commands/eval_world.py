@@ -28,7 +28,7 @@ _OF_ONE_MODEL: Final = {
     "name": "--name",
     "arm": "--arm",
 }
-"""What says how a model is measured; the bundled three are all measured alike."""
+"""Options that need --gguf: the bundled three are all measured in one way."""
 
 
 @click.command("world", cls=eval_options.Recorded)
@@ -67,13 +67,12 @@ def world(setup: eval_options.Setup, part: Part, limit: int | None) -> None:
 
 def _run_bundled(setup: eval_options.Setup, what: Examination, task: Task) -> list[ResultRow]:
     """The bundled models' rows; what the journal of `setup.output` holds is not done again."""
-    given = next((text for name, text in _OF_ONE_MODEL.items() if getattr(setup, name)), None)
+    given = next((text for name, text in _OF_ONE_MODEL.items() if _given(setup, name)), None)
     if given is not None:
-        raise UsageError(f"{given} is said of one model: name it with --gguf")
-    limits = replace(setup.limits, context=setup.limits.context or world_table.CONTEXT)
-    load = partial(
-        world_table.load_bundled, control=setup.control, limits=limits, devices=setup.devices
-    )
+        raise UsageError(f"{given} is for one model: name it with --gguf")
+    limits = setup.chosen.limits
+    limits = replace(limits, context=limits.context or world_table.CONTEXT)
+    load = partial(world_table.load_bundled, replace(setup.chosen, limits=limits))
     settings = {**eval_rows.settings(setup, task), **world_table.fingerprints()}
     rows: list[ResultRow] = []
     with Journal(eval_rows.journal_file(setup.output), settings) as journal:
@@ -83,3 +82,7 @@ def _run_bundled(setup: eval_options.Setup, what: Examination, task: Task) -> li
             if setup.output is not None:
                 write_json(setup.output, document(rows))
     return rows
+
+
+def _given(setup: eval_options.Setup, name: str) -> bool:
+    return bool(getattr(setup, name, None) or getattr(setup.chosen, name, None))

@@ -11,7 +11,6 @@ import click
 
 from cmc_local.commands import options
 from cmc_local.commands.workshop import import_workshop
-from cmc_local.errors import MissingExtra
 from cmc_local.text.prompts import named_form
 
 _PATH = click.Path(path_type=Path)
@@ -50,7 +49,7 @@ def command(
     **given: Any,
 ) -> None:
     """Pack CHECKPOINT, a folder that `cmc-local train` wrote or any Hugging Face llama delta."""
-    workshop = _workshop("adapter_export")
+    workshop = import_workshop("adapter_export")
     choices = workshop.Choices(
         prompt=None if prompt is None else named_form(prompt),
         normalization=None
@@ -64,15 +63,6 @@ def command(
         checkpoint, output, choices, data=data, report=lambda line: click.echo(line, err=True)
     )
     click.echo(_as_json(exported) if as_json else _as_text(exported))
-
-
-def _workshop(module: str) -> Any:
-    try:
-        return import_workshop(module)
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f'{error.name} is not installed: pip install "cmc-local[train]"'
-        ) from None
 
 
 def _as_json(exported: Any) -> str:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,25 +16,27 @@ from typing import IO, Any
 
 import click
 
-from cmc_local.commands import choices, completing, generate_ray, loading, options
+from cmc_local.commands import completing, generate_ray, loading, options
 from cmc_local.commands.generate_output import (
     alpaca_entry,
     answered,
     opened,
     refuse_unanswered,
-    result,
     target,
 )
-from cmc_local.commands.generate_rows import read_rows, row_messages
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.progress import progress
-from cmc_local.errors import UsageError
+from cmc_local.commands.usual_model import talking
+from cmc_local.errors import DataError, UsageError
 from cmc_local.evaluate.alpaca import outputs
-from cmc_local.evaluate.reply_measures import in_order
+from cmc_local.evaluate.reply_measures import gained, in_order
 from cmc_local.files import write_json
 from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import MOST_PARALLEL, Limits, Sampling
+from cmc_local.settings import MOST_PARALLEL, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message
+from cmc_local.text.records import read_records
+from cmc_local.text.rows import ASKING, question
 
 Answers = Iterator[tuple[dict[str, Any], Sequence[str]]]
 """For each row, in order, what it gains, and notices."""
@@ -59,24 +62,10 @@ class Question:
 @click.option("--alpaca", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the answers as AlpacaEval's JSON too, when all are there.")  # fmt: skip
 @click.option("--system", metavar="TEXT", help="A system text.")
-@click.option(
-    "--parallel",
-    "-p",
-    type=click.IntRange(1, MOST_PARALLEL),
-    help="Rows of a JSONL file that are answered at once.",
-)
+@click.option("--parallel", "-p", type=click.IntRange(1, MOST_PARALLEL),
+              help="Rows of a JSONL file that are answered at once.")  # fmt: skip
 @generate_ray.cluster
-@options.gguf
-@options.adapters
-@options.proxies
-@options.loras
-@options.base_prompt
-@options.sampling
-@options.control
-@options.limits
-@options.devices
-@loading.no_profile
-@loading.usual_model
+@talking
 @options.json_output
 def command(
     prompt: str | None,
@@ -89,13 +78,10 @@ def command(
     ray: str | None,
     workers: int | None,
     worker_gpus: float | None,
-    gguf: Path,
+    chosen: ModelChoice,
     base_prompt: BasePrompt | None,
     sampling: Sampling,
-    limits: Limits,
     as_json: bool,
-    no_profile: bool,
-    **steering: Any,
 ) -> None:
     """Answer PROMPT, or stdin where it is left out, or every line of a JSONL file.
 
@@ -106,24 +92,24 @@ def command(
     """
     if source is None and (resume or alpaca is not None):
         raise UsageError("--resume and --alpaca are for JSONL files: give one with --input")
-    cluster = generate_ray.chosen(ray, workers, worker_gpus, source)
+    cluster = generate_ray.chosen_cluster(ray, workers, worker_gpus, source)
     path = target(output, source, resume=resume, overwrite=overwrite)
-    asked = [Question(row, row_messages(row, system)) for row in read_rows(prompt, source)]
+    asked = [Question(row, question(row, system)) for row in _rows(prompt, source)]
     done = answered(path, [one.row for one in asked]) if resume and path is not None else []
     left = asked[len(done) :]
-    limits = replace(limits, parallel=max(min(limits.parallel, len(left)), 1))
-    model = generate_ray.Steering(gguf, limits=limits, profile=not no_profile, **steering)
+    parallel = max(min(chosen.limits.parallel, len(left)), 1)
+    chosen = replace(chosen, limits=replace(chosen.limits, parallel=parallel))
     if source is None and not as_json:
-        with model.load() as loaded, opened(path, resume=False) as out:
+        with loading.steered(chosen) as loaded, opened(path, resume=False) as out:
             _stream(loaded, asked[0].messages, sampling, base_prompt, out)
         return
     if left:
         prompts = [one.messages for one in left]
         writing = opened(path, resume=resume)  # stdout is Ray's to print on while it runs
         with (
-            _here(model, prompts, sampling, base_prompt)
+            _here(chosen, prompts, sampling, base_prompt)
             if cluster is None
-            else generate_ray.answers(cluster, model, prompts, sampling, base_prompt) as answers,
+            else generate_ray.answers(cluster, chosen, prompts, sampling, base_prompt) as answers,
             writing as out,
             _bar(len(asked), shown=path is not None and source is not None) as told,
         ):
@@ -132,7 +118,31 @@ def command(
             done += _written(left, answers, out, told)
     refuse_unanswered(done)
     if alpaca is not None:
-        _write_alpaca(alpaca, asked, done, _generator(gguf, **steering))
+        _write_alpaca(alpaca, asked, done, _generator(chosen))
+
+
+def _rows(prompt: str | None, source: str | None) -> Iterator[dict[str, Any]]:
+    """The one row of a prompt (or of stdin), or the checked rows of a file; `-` is stdin."""
+    if source is not None and prompt is not None:
+        raise UsageError("PROMPT and --input exclude each other: give one of them")
+    if source is None:
+        text = sys.stdin.read() if prompt is None else prompt
+        if not text.strip():
+            raise UsageError("the prompt is empty: give one as PROMPT or on stdin")
+        yield {"prompt": text.rstrip("\n") if prompt is None else text}
+        return
+    wanted, place = f"one on each line, {ASKING}", ""
+    for place, row in read_records(None if source == "-" else Path(source), wanted):
+        try:
+            question(row)
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        except UsageError as error:
+            raise DataError(f"{place}: {error}: give {wanted}") from None
+        except UnicodeEncodeError:  # JSON can escape half of a surrogate pair, UTF-8 cannot hold it
+            raise DataError(f"{place}: a text holds half a character: write it whole") from None
+        yield row
+    if not place:
+        raise DataError(f"{source} holds no rows: give JSON objects, {wanted}")
 
 
 def _bar(total: int, *, shown: bool) -> AbstractContextManager[Callable[[], None]]:
@@ -153,15 +163,15 @@ def _write_alpaca(
 
 @contextmanager
 def _here(
-    model: generate_ray.Steering,
+    chosen: ModelChoice,
     prompts: Sequence[Sequence[Message]],
     sampling: Sampling,
     base_prompt: BasePrompt | None,
 ) -> Iterator[Answers]:
     """The answers of a model in this process, which is open meanwhile."""
-    with model.load() as loaded:
+    with loading.steered(chosen) as loaded:
         replies = in_order(loaded.generate_many(prompts, sampling, base_prompt=base_prompt))
-        yield ((result(done), done.notices) for done in replies)
+        yield ((gained(done), done.notices) for done in replies)
 
 
 def _written(
@@ -169,9 +179,9 @@ def _written(
 ) -> list[dict[str, Any]]:
     """Write each row's answer as soon as it is there; the rows as they were written."""
     rows = []
-    for one, (gained, notices) in zip(asked, answers, strict=True):
+    for one, (fields, notices) in zip(asked, answers, strict=True):
         _tell(notices)
-        rows.append({**one.row, **gained})
+        rows.append({**one.row, **fields})
         out.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
         out.flush()
         told()
@@ -198,7 +208,6 @@ def _tell(notices: Sequence[str]) -> None:
         click.echo(notice, err=True)
 
 
-def _generator(gguf: Path, adapters: Sequence[choices.AdapterChoice], **_: Any) -> str:
+def _generator(chosen: ModelChoice) -> str:
     """What AlpacaEval calls the model: `qwen3-4b+my-adapter`."""
-    chosen = adapters or loading.default_adapters(gguf)
-    return "+".join([gguf.stem, *(one.path.name for one in chosen)])
+    return "+".join([chosen.gguf.stem, *(one.path.name for one in chosen.acting)])

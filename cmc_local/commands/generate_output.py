@@ -1,7 +1,7 @@
 """Where `cmc-local generate` writes: stdout, a new file, or one that holds answers already.
 
 A file with something in it is never written over by mistake: --resume keeps its answers and goes on
-behind them, --overwrite begins anew. A row's answer is the row itself with the fields of `result`.
+behind them, --overwrite begins anew. A row's answer is the row itself with the fields `GAINED`.
 Where one row's error does not end the run (--ray), its "response" is null, its "finish_reason" is
 "error", and "error" says why.
 """
@@ -17,19 +17,8 @@ from typing import IO, Any, Final
 
 from cmc_local.errors import DataError, InputError, UsageError
 from cmc_local.evaluate.journal import cut_unfinished, finished_lines
-from cmc_local.model.steered import Completion
 
 GAINED: Final = ("response", "finish_reason", "tokens", "seconds")
-
-
-def result(done: Completion) -> dict[str, Any]:
-    """What a row gains."""
-    return {
-        "response": done.text,
-        "finish_reason": done.finish_reason,
-        "tokens": len(done.tokens),
-        "seconds": round(done.timings.total_seconds, 4),
-    }
 
 
 def target(output: str | None, source: str | None, *, resume: bool, overwrite: bool) -> Path | None:

@@ -17,14 +17,13 @@ from typing import Any
 import click
 
 from cmc_local.base.vocabulary import read_vocabulary
-from cmc_local.commands import loading
-from cmc_local.commands.choices import AdapterChoice, LoraChoice, ProxyChoice
+from cmc_local.commands import loading, options
 from cmc_local.commands.generate_output import GAINED
-from cmc_local.commands.options import Devices, Function
+from cmc_local.commands.model_choice import ModelChoice
+from cmc_local.commands.options import Function
 from cmc_local.errors import UsageError
-from cmc_local.model import profiles
-from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import Control, Limits, Sampling
+from cmc_local.evaluate.reply_measures import in_order
+from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message
 
@@ -36,39 +35,6 @@ class Cluster:
     address: str
     workers: int | None = None
     gpus: float = 0.0
-
-
-@dataclass(frozen=True)
-class Steering:
-    """The model that each worker loads: what the options of `generate` say."""
-
-    gguf: Path
-    adapters: Sequence[AdapterChoice]
-    control: Control
-    limits: Limits
-    devices: Devices
-    proxies: Sequence[ProxyChoice] = ()
-    loras: Sequence[LoraChoice] = ()
-    profile: bool = True
-
-    def load(self) -> SteeredModel:
-        """The model, loaded on this machine."""
-        return loading.steered(
-            self.gguf,
-            self.adapters,
-            control=self.control,
-            limits=self.limits,
-            devices=self.devices,
-            proxies=self.proxies,
-            loras=self.loras,
-            profile=self.profile,
-        )
-
-    def files(self) -> tuple[list[Path], list[Path]]:
-        """The GGUF files, and the folders of the adapters."""
-        pairs = [path for one in self.proxies for path in (one.expert, one.antiexpert)]
-        ggufs = [self.gguf, *pairs, *(one.path for one in self.loras)]
-        return ggufs, [one.path for one in self.adapters]
 
 
 def cluster(function: Function) -> Function:
@@ -89,12 +55,10 @@ def cluster(function: Function) -> Function:
             "--worker-gpus", type=click.FloatRange(0), help="GPUs of each worker; 0 hides them."
         ),
     )
-    for option in reversed(kinds):
-        function = option(function)
-    return function
+    return options.applied(function, kinds)
 
 
-def chosen(
+def chosen_cluster(
     ray: str | None, workers: int | None, worker_gpus: float | None, source: str | None
 ) -> Cluster | None:
     """The cluster that the options name, None without --ray; UsageError where they do not fit."""
@@ -110,7 +74,7 @@ def chosen(
 @contextlib.contextmanager
 def answers(
     cluster: Cluster,
-    steering: Steering,
+    chosen: ModelChoice,
     prompts: Sequence[Sequence[Message]],
     sampling: Sampling,
     base_prompt: BasePrompt | None,
@@ -121,19 +85,20 @@ def answers(
 
     ray_cluster.import_ray()
     from cmc_local.integrations import ray as over_ray
-    from cmc_local.integrations.ray_worker import Answering, Asking
+    from cmc_local.integrations.ray_worker import Answering, ReplyOptions
 
-    steering = _everywhere(steering)
+    chosen = _everywhere(chosen)
     with (
         contextlib.redirect_stdout(sys.stderr),  # Ray prints what happens to its workers
         over_ray.connected(cluster.address),
         over_ray.one_line_errors(),
     ):
         wanted = over_ray.Workers(
-            count=cluster.workers, cpus=steering.devices.threads, gpus=cluster.gpus
+            count=cluster.workers, cpus=chosen.devices.threads, gpus=cluster.gpus
         )
         workers = ray_cluster.fitted(wanted)
-        here = replace(steering, devices=replace(steering.devices, threads=workers.cpus))
+        here = replace(chosen, devices=replace(chosen.devices, threads=workers.cpus))
+        known = ray_files.marks(*_files(chosen))
         make = partial(
             over_ray.spread,
             Answering,
@@ -141,57 +106,40 @@ def answers(
                 {"id": number, "messages": [dict(one) for one in messages]}
                 for number, messages in enumerate(prompts)
             ],
-            partial(ray_files.same, ray_files.marks(*steering.files()), here.load),
-            Asking(sampling, base_prompt=base_prompt),
+            partial(ray_files.same, known, partial(loading.steered, here)),
+            ReplyOptions(sampling, base_prompt=base_prompt),
             workers=workers,
-            parallel=steering.limits.parallel,
+            parallel=chosen.limits.parallel,
         )
-        yield _in_order(over_ray.streamed(make))
+        yield map(_gained, in_order((row["id"], row) for row in over_ray.streamed(make)))
 
 
-def _everywhere(steering: Steering) -> Steering:
+def _everywhere(chosen: ModelChoice) -> ModelChoice:
     """The same with what only this machine knows: full paths, default adapters, profiles."""
-    gguf, loras = steering.gguf, steering.loras
-    adapters = loading.acting_adapters(gguf, steering.adapters, steering.proxies, loras)
-    if steering.profile and not loras:
-        adapters = _with_profile(gguf, adapters)
+    adapters = chosen.acting
+    if chosen.takes_profile:
+        adapters = loading.with_profile(chosen.gguf, adapters, lambda: read_vocabulary(chosen.gguf))
     return replace(
-        steering,
-        gguf=gguf.absolute(),
-        adapters=[replace(one, path=one.path.absolute()) for one in adapters],
-        proxies=[
+        chosen,
+        gguf=chosen.gguf.absolute(),
+        adapters=tuple(replace(one, path=one.path.absolute()) for one in adapters),
+        proxies=tuple(
             replace(one, expert=one.expert.absolute(), antiexpert=one.antiexpert.absolute())
-            for one in steering.proxies
-        ],
-        loras=[replace(one, path=one.path.absolute()) for one in loras],
+            for one in chosen.proxies
+        ),
+        loras=tuple(replace(one, path=one.path.absolute()) for one in chosen.loras),
         profile=False,
     )
 
 
-def _with_profile(gguf: Path, adapters: Sequence[AdapterChoice]) -> tuple[AdapterChoice, ...]:
-    """The strengths that this machine's profile of the file knows, where none was given."""
-    if all(one.alpha is not None for one in adapters):
-        return tuple(adapters)
-    known = profiles.read(profiles.model_key(gguf, read_vocabulary(gguf)))
-    found = []
-    for one in adapters:
-        tuned = known.get(profiles.adapter_key(one.path)) if one.alpha is None else None
-        if tuned is not None:
-            told = f"{one.path.name}: alpha {tuned.alpha:g} from the profile of {gguf.name}"
-            click.echo(told, err=True)
-            one = replace(one, alpha=tuned.alpha)
-        found.append(one)
-    return tuple(found)
+def _files(chosen: ModelChoice) -> tuple[list[Path], list[Path]]:
+    """The GGUF files, and the folders of the adapters."""
+    pairs = [path for one in chosen.proxies for path in (one.expert, one.antiexpert)]
+    ggufs = [chosen.gguf, *pairs, *(one.path for one in chosen.loras)]
+    return ggufs, [one.path for one in chosen.adapters]
 
 
-def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Sequence[str]]]:
-    """Numbered rows in the order of their numbers, each as soon as those before it are there."""
-    held: dict[int, dict[str, Any]] = {}
-    turn = 0
-    for row in rows:
-        held[row["id"]] = row
-        while (now := held.pop(turn, None)) is not None:
-            gained = {name: now[name] for name in GAINED}
-            reason = {} if now["error"] is None else {"error": now["error"]}
-            yield {**gained, **reason}, now["notices"]
-            turn += 1
+def _gained(row: dict[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
+    """What a row gained from a worker, and its notices."""
+    reason = {} if row["error"] is None else {"error": row["error"]}
+    return {**{name: row[name] for name in GAINED}, **reason}, row["notices"]

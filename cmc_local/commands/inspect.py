@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from cmc_local import bundled
-from cmc_local.commands import choices, completing, options
+from cmc_local.commands import completing, options
 from cmc_local.delta.adapter import SETTINGS_FILE
 from cmc_local.errors import UsageError
 from cmc_local.hub import files as hub
+from cmc_local.hub import places
 
 
 @click.command("inspect")
@@ -25,9 +26,9 @@ def command(path: str, as_json: bool) -> None:
     if not path.strip():
         raise UsageError("the path is empty: give a GGUF file or an adapter folder")
     found = (
-        describe_adapter(choices.adapter_path(path))
+        describe_adapter(places.adapter_path(path))
         if _is_adapter(path)
-        else describe_gguf(choices.gguf_path(path))
+        else describe_gguf(places.gguf_path(path))
     )
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cmc_local import files
-from cmc_local.commands import choices, completing, options
+from cmc_local.commands import completing, options
 from cmc_local.errors import DataError, TokenizerError, UsageError
+from cmc_local.hub import places
 from cmc_local.settings import Fallback
 
 if TYPE_CHECKING:
@@ -29,20 +30,10 @@ class Base:
 
 
 @click.command("map")
-@click.option(
-    "--base",
-    required=True,
-    metavar="FILE",
-    shell_complete=completing.file,
-    help="The base: a GGUF file or a tokenizer.json.",
-)
-@click.option(
-    "--delta",
-    required=True,
-    metavar="PATH",
-    shell_complete=completing.file,
-    help="The delta: an adapter or a tokenizer.json.",
-)
+@click.option("--base", required=True, metavar="FILE", shell_complete=completing.file,
+              help="The base: a GGUF file or a tokenizer.json.")  # fmt: skip
+@click.option("--delta", required=True, metavar="PATH", shell_complete=completing.file,
+              help="The delta: an adapter or a tokenizer.json.")  # fmt: skip
 @click.option(
     "--fallback",
     type=click.Choice(["first-piece", "none"]),
@@ -54,11 +45,8 @@ class Base:
     "--text", type=click.Path(path_type=Path), help="Weigh by the base's tokens of this text file."
 )
 @click.option("--token", metavar="TEXT", help="Explain this token, by text or spelling.")
-@click.option(
-    "--ids",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the map: a JSON list of delta tokens, -1 for none.",
-)
+@click.option("--ids", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write the map: a JSON list of delta tokens, -1 for none.")  # fmt: skip
 @options.json_output
 def command(
     base: str,
@@ -118,12 +106,11 @@ def read_base(text: str) -> Base:
         from cmc_local.text.vocabulary import from_tokenizer_json
 
         return Base(Side(text, from_tokenizer_json(path)), lambda words: _json_ids(path, words))
-    from cmc_local.base import tokenizer as base_tokenizer
     from cmc_local.base import vocabulary as base_vocabulary
 
-    gguf = choices.gguf_path(text)
+    gguf = places.gguf_path(text)
     vocabulary = base_vocabulary.read_vocabulary(gguf)
-    return Base(Side(text, vocabulary), lambda words: base_tokenizer.encode(gguf, words))
+    return Base(Side(text, vocabulary), lambda words: base_vocabulary.encode(gguf, words))
 
 
 def _json_ids(path: Path, text: str) -> list[int]:
@@ -144,7 +131,7 @@ def read_delta(text: str) -> DeltaTokenizer:
     if path.suffix == ".json":
         data = _bytes(path)
     else:
-        folder = choices.adapter_path(text)
+        folder = places.adapter_path(text)
         packed = (folder / adapter.SETTINGS_FILE).is_file()
         path = folder / adapter.TOKENIZER_FILE
         bare = path.is_file() and not packed

@@ -166,9 +166,9 @@ def _why(report: Report, i: int) -> str:
     if match == Match.NEAR:
         return f"near: {other} is {report.lost(i)} away, and one begins with the other"
     if match == Match.FALLBACK:
-        return f"fallback: {other} is what the delta would say first"
+        return f"fallback: {other} is the first piece of its text"
     if match == Match.ROLE:
-        return f"role: {other} has the same part to play"
+        return f"role: {other} has the same role"
     if report.base.vocabulary.tokens[i]:
         return "none: no delta token begins like it"
     return "none: a token without text has a counterpart by its role only"

@@ -1,16 +1,14 @@
 """The options that several commands share, and what they become.
 
     @click.command()
-    @options.gguf
-    @options.adapters
-    @options.devices
+    @options.model(options.gguf, options.adapters, options.devices)
     @options.sampling
-    @options.control
     @options.json_output
-    def command(gguf, adapters, devices, sampling, control, as_json): ...
+    def command(chosen, sampling, as_json): ...
 
 | decorator | parameter | type |
 |---|---|---|
+| `model(...)` | `chosen` | `ModelChoice`, from those of the options below that are named |
 | `gguf` | `gguf` | `Path`; a file, a bundled base model by name, or one fetched from a hub |
 | `adapters` | `adapters` | `tuple[AdapterChoice, ...]` |
 | `proxies` | `proxies` | `tuple[ProxyChoice, ...]` |
@@ -26,9 +24,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,32 +35,21 @@ import click
 
 from cmc_local import bundled
 from cmc_local.commands import completing
-from cmc_local.commands.choices import (
+from cmc_local.commands.chat_settings import FORMS
+from cmc_local.commands.model_choice import Devices, ModelChoice
+from cmc_local.errors import InputError, UsageError
+from cmc_local.hub import gguf as hub_gguf
+from cmc_local.hub.places import (
     AdapterChoice,
     gguf_path,
     parse_adapter,
     parse_lora,
     parse_proxy,
 )
-from cmc_local.errors import InputError, UsageError
-from cmc_local.hub import gguf as hub_gguf
-from cmc_local.settings import OLD_DRAFTS, Control, Limits, Overlap, Sampling, drafts
+from cmc_local.settings import OLD_DRAFTS, Control, Limits, Sampling, drafts
 from cmc_local.text.prompts import named_form
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Devices:
-    """Where the two models run, on how many threads, and how; None lets the library choose."""
-
-    delta_device: str = "auto"
-    gpu_layers: int = -1
-    threads: int | None = None
-    delta_threads: int | None = None
-    overlap: Overlap = "auto"
-    speculate: int = 0
-    rpc: tuple[str, ...] = ()
 
 
 def gguf(function: Function) -> Function:
@@ -168,6 +156,8 @@ SAMPLING_OPTIONS = (
     click.option("--max-tokens", "-n", type=int, help="At most so many tokens of answer."),
     click.option("--grammar", metavar="GBNF", help="A grammar; @FILE reads it from a file."),
     click.option("--json-schema", metavar="JSON", help="A JSON schema; @FILE reads a file."),
+    click.option("--regex", help="What the whole answer matches; @FILE reads a file."),
+    click.option("--lark", metavar="GRAMMAR", help="A Lark grammar; @FILE reads a file."),
     click.option(
         "--logit-bias", metavar="ID:BIAS", multiple=True, help="Add to a token's logit; repeatable."
     ),
@@ -249,6 +239,51 @@ def json_output(function: Function) -> Function:
     )
 
 
+def applied(function: Function, kinds: Iterable[Callable[[Any], Any]]) -> Function:
+    """The function with these options, which `--help` lists in their order."""
+    for option in reversed(tuple(kinds)):
+        function = option(function)
+    return function
+
+
+def model(*kinds: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Options together; those that say which model is loaded become `chosen: ModelChoice`."""
+    names = _names(ModelChoice)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def command(**values: Any) -> Any:
+            given = {name: values.pop(name) for name in names if name in values}
+            return function(chosen=ModelChoice(**given), **values)
+
+        return applied(command, kinds)
+
+    return decorate
+
+
+def number_list(
+    kind: Callable[[str], float], example: str, *, least: float = -math.inf
+) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A callback that reads numbers with commas between, each once, as a tuple; None stays None."""
+
+    def read(_ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
+        if text is None:
+            return None
+        try:
+            found = tuple(dict.fromkeys(map(kind, text.split(","))))
+        except ValueError:
+            found = ()
+        if not found or not all(math.isfinite(one) and one >= least for one in found):
+            bound = f" of at least {least:g}" if math.isfinite(least) else ""
+            name = max(option.opts, key=len)
+            raise UsageError(
+                f"{name} {text}: give numbers{bound} with commas between, as in {example}"
+            )
+        return found
+
+    return read
+
+
 def _names(settings: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(settings))
 
@@ -268,13 +303,11 @@ def _collected(
         chosen = {name: value for name, value in given.items() if value not in (None, ())}
         return function(**values, **{parameter: make(**chosen)})
 
-    for option in reversed(kinds):
-        command = option(command)
-    return command  # type: ignore[return-value]
+    return applied(command, kinds)  # type: ignore[return-value]
 
 
 def _sampling(**values: Any) -> Sampling:
-    for name in ("grammar", "json_schema"):
+    for name in FORMS:
         text = values.get(name)
         if text is not None and text.startswith("@"):
             values[name] = _read(Path(text[1:]))

@@ -22,11 +22,8 @@ from cmc_local.commands.workshop import (
 @path_option("--valid-text", "Held-out text; repeatable.", multiple=True)
 @path_option("--tokenizer", "The model's: a tokenizer.json, or a GGUF that has it.")
 @click.option("--vocabulary", type=int, help="Instead: tokens of a new one, made of the text.")
-@click.option(
-    "--document-separator",
-    type=click.Choice(["blank-line", "line", "file"]),
-    help="What ends a document in a text file (.jsonl: one a line, under `text`).",
-)
+@click.option("--document-separator", type=click.Choice(["blank-line", "line", "file"]),
+              help="What ends a document in a text file (.jsonl: a line, `text`).")  # fmt: skip
 @click.option("--row-length", type=int, help="Tokens of a training row.")
 @click.option("--compile/--no-compile", default=None, help="torch.compile: for longer runs.")
 @path_option("--teacher", "A llama to learn from as well: what heals a thinned --init.")

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmc_local.commands import loading, options
+from cmc_local.commands import loading
+from cmc_local.commands.model_choice import ModelChoice
+from cmc_local.commands.usual_model import talking
 from cmc_local.errors import InputError, MissingExtra, UsageError
 from cmc_local.model.shared import SharedModel
-from cmc_local.settings import MOST_PARALLEL, Limits, Sampling
+from cmc_local.settings import MOST_PARALLEL, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 
 if TYPE_CHECKING:
@@ -42,17 +44,7 @@ KEY_VARIABLE = "CMC_API_KEY"
 @click.option("--queue", type=click.IntRange(1), help="Replies that may wait for a slot.")
 @click.option("--patience", type=float, help="Seconds that a reply may wait for a slot.")
 @click.option("--max-body", type=click.IntRange(1), metavar="BYTES", help="Largest request.")
-@options.gguf
-@options.adapters
-@options.proxies
-@options.loras
-@options.base_prompt
-@options.sampling
-@options.control
-@options.limits
-@options.devices
-@loading.no_profile
-@loading.usual_model
+@talking
 def command(
     host: str,
     port: int,
@@ -61,14 +53,11 @@ def command(
     queue: int | None,
     patience: float | None,
     max_body: int | None,
-    gguf: Path,
+    chosen: ModelChoice,
     base_prompt: BasePrompt | None,
     sampling: Sampling,
-    limits: Limits,
-    no_profile: bool,
     api_key: str | None,
     api_key_file: Path | None,
-    **steering: Any,
 ) -> None:
     """Serve a steered model to OpenAI clients and a browser.
 
@@ -87,10 +76,12 @@ def command(
     policy = chosen_policy(host, key, allow_host, allow_origin)
     given = {"queue": queue, "patience": patience, "body_bytes": max_body}
     bounds = RequestLimits(**{name: one for name, one in given.items() if one is not None})  # type: ignore[arg-type]
-    service = Service(base=gguf.stem, limits=bounds, sampling=sampling, base_prompt=base_prompt)
+    service = Service(
+        base=chosen.gguf.stem, limits=bounds, sampling=sampling, base_prompt=base_prompt
+    )
 
     def load() -> SharedModel:
-        model = loading.steered(gguf, limits=limits, profile=not no_profile, **steering)
+        model = loading.steered(chosen)
         return SharedModel(model, queue=bounds.queue, patience=bounds.patience)
 
     with listen("127.0.0.1" if host == "localhost" else host, port) as listening:

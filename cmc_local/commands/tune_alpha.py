@@ -8,44 +8,42 @@ from pathlib import Path
 
 import click
 
-from cmc_local.commands import choices, eval_options, loading, options
+from cmc_local.commands import eval_options, loading, options
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.progress import progress
 from cmc_local.errors import UsageError
 from cmc_local.evaluate.results import spread
 from cmc_local.model import profiles
 from cmc_local.model.profiles import Measured, Point, Tuned
 from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import Control, Limits
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.rows import Conversation, read_conversations
 
 
 @click.command()
-@options.gguf
-@options.adapters
-@eval_options.data("Held-out answers, JSON or JSONL: question/answer, messages, ...")
-@click.option(
-    "--alphas",
-    metavar="A,B,...",
-    callback=eval_options.strengths,
-    help="Strengths to try; else 0 to 1.5, then finer ones around the best.",
+@options.model(
+    options.gguf,
+    options.adapters,
+    eval_options.data("Held-out answers, JSON or JSONL: question/answer, messages, ..."),
+    click.option(
+        "--alphas",
+        metavar="A,B,...",
+        callback=eval_options.strengths,
+        help="Strengths to try; else 0 to 1.5, then finer ones around the best.",
+    ),
+    eval_options.limit,
+    options.base_prompt,
+    options.control,
+    options.limits,
+    options.devices,
+    options.json_output,
 )
-@eval_options.limit
-@options.base_prompt
-@options.control
-@options.limits
-@options.devices
-@options.json_output
 def command(
-    gguf: Path,
-    adapters: tuple[choices.AdapterChoice, ...],
+    chosen: ModelChoice,
     data: Path,
     alphas: tuple[float, ...] | None,
     limit: int | None,
     base_prompt: BasePrompt | None,
-    control: Control,
-    limits: Limits,
-    devices: options.Devices,
     as_json: bool,
 ) -> None:
     """Find an adapter's best strength on held-out answers, for `chat` and `generate` to take.
@@ -53,17 +51,16 @@ def command(
     The best one has the lowest mean negative log-likelihood per token of the answers. It is kept in
     a profile of this GGUF file, which an alpha given as --adapter PATH:ALPHA overrules.
     """
+    gguf, adapters = chosen.gguf, chosen.adapters
     if len(adapters) > 1:
         raise UsageError("give one --adapter: the strength of one is tuned at a time")
     if adapters and adapters[0].alpha is not None:
         raise UsageError("give --adapter without a strength: that is what is to be found")
     talks = spread(read_conversations([data]), limit)
-    adapters = adapters or loading.default_adapters(gguf)
+    adapters = chosen.acting
     if not adapters:
         raise UsageError("there is no adapter to tune: give one with --adapter")
-    with loading.steered(
-        gguf, adapters, control=control, limits=limits, devices=devices, profile=False
-    ) as model:
+    with loading.steered(chosen) as model:
         key = profiles.model_key(gguf, model.base.vocabulary)
         (name,) = model.adapters
         points, measured = _search(model, talks, name, alphas, base_prompt)

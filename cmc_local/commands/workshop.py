@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from cmc_local.commands import completing
+from cmc_local.commands.options import applied, number_list
 from cmc_local.errors import MissingExtra
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,6 +40,42 @@ def path_option(name: str, text: str, **more: Any) -> Callable[[Command], Comman
     return click.option(name, type=click.Path(path_type=Path), help=text, **more)
 
 
+def template_options(command: Command) -> Command:
+    """What `record` and `train` are both told: the data, and how a template is asked about it."""
+    losses = click.Choice(["ascent", "npo", "simnpo", "dpo", "idk"])
+    options = (
+        path_option("--data", "JSON or JSONL of questions and answers; repeatable.", multiple=True),
+        path_option("--retain", "With --task forget: what must stay; repeatable.", multiple=True),
+        path_option(
+            "--plain", "Texts on which the delta is to change nothing; repeatable.", multiple=True
+        ),
+        click.option("--task", type=click.Choice(["instruct", "forget"]), help="(instruct)"),
+        click.option("--forget-loss", type=losses, help="(ascent)"),
+        path_option("--refusals", "Of the losses dpo and idk: a text file, one refusal a line."),
+        click.option("--prompt", help="Prompt form: a name (cmc) or a text that holds {query}."),
+        click.option("--turns", type=click.Choice(["all", "last"]), help="Of conversations (all)."),
+        click.option("--max-length", type=int, help="Tokens of an example, cut at its end."),
+        click.option(
+            "--with-adapter",
+            multiple=True,
+            metavar="FOLDER[:ALPHA]",
+            shell_complete=completing.adapter,
+            help="A delta or adapter on the template, frozen too; repeatable.",
+        ),
+        click.option(
+            "--template-prompt",
+            type=click.Choice(["adapter", "gguf"]),
+            help="How it is asked: as the delta, or in its chat template (adapter).",
+        ),
+        click.option("--template-precision", type=click.Choice(["auto", "fp32", "bf16"])),
+        click.option("--template-device-map", help="accelerate's, as in auto: over several GPUs."),
+        click.option("--template-gpu-layers", type=int, help="Of a GGUF template (-1: all)."),
+        click.option("--answers-precision", type=click.Choice(["fp16", "fp32"]), help="(fp16)"),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    )
+    return applied(command, options)
+
+
 def shape_options(command: Command) -> Command:
     """The options that give the trained model's shape."""
     options = (
@@ -53,7 +91,7 @@ def shape_options(command: Command) -> Command:
         click.option(
             "--keep-layers",
             metavar="N,N,...",
-            callback=_numbers,
+            callback=number_list(int, "0,4,8", least=0),
             help="Of --init only these blocks, from 0.",
         ),
         path_option(
@@ -62,19 +100,7 @@ def shape_options(command: Command) -> Command:
             multiple=True,
         ),
     )
-    return _apply(options, command)
-
-
-def _numbers(
-    _ctx: click.Context, option: click.Parameter, text: str | None
-) -> tuple[int, ...] | None:
-    """`0,4,8` as numbers."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers: write it as in 0,4,8") from None
+    return applied(command, options)
 
 
 def loop_options(command: Command) -> Command:
@@ -99,13 +125,7 @@ def loop_options(command: Command) -> Command:
         click.option("--save-minutes", type=float, help="Between checkpoints (5)."),
         click.option("--resume/--no-resume", default=None, help="Go on with an unfinished run."),
     )
-    return _apply(options, command)
-
-
-def _apply(options: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return applied(command, options)
 
 
 def report(summary: Mapping[str, Any], as_json: bool) -> None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Final
 
 from cmc_local import bundled
 from cmc_local.commands import loading
-from cmc_local.commands.choices import AdapterChoice
 from cmc_local.commands.eval_rows import Findings, Values, kept_values, writing
-from cmc_local.commands.options import Devices
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.commands.progress import progress
 from cmc_local.delta import adapter
 from cmc_local.evaluate import delta_alone
@@ -30,13 +29,14 @@ from cmc_local.evaluate.world import (
     metrics,
     rates,
 )
+from cmc_local.hub.places import AdapterChoice
 from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import Control, Limits
+from cmc_local.settings import Limits
 from cmc_local.text.base_prompt import BasePrompt
 
 CONTEXT: Final = 256
 """Enough for one question and its answer."""
-PARALLEL: Final = 4
+LIMITS: Final = Limits(context=CONTEXT, parallel=4)
 _ARMS: Final = (
     # adapters that act -> the words that load them; forgetting comes alone and on top
     ((), ("--adapter", "instruct:0", "--arm", "plain")),
@@ -46,21 +46,10 @@ _ARMS: Final = (
 )
 
 
-def load_bundled(
-    name: str,
-    control: Control,
-    limits: Limits | None = None,
-    devices: Devices | None = None,
-) -> SteeredModel:
-    """A bundled base model with both adapters of the small world."""
-    return loading.steered(
-        bundled.base(name),
-        [AdapterChoice(bundled.adapter(one)) for one in bundled.WORLD_ADAPTERS],
-        control=control,
-        limits=limits or Limits(context=CONTEXT, parallel=PARALLEL),
-        devices=devices or Devices(),
-        profile=False,
-    )
+def load_bundled(how: ModelChoice, name: str) -> SteeredModel:
+    """A bundled base model with both adapters of the small world, loaded as `how` says."""
+    adapters = tuple(AdapterChoice(bundled.adapter(one)) for one in bundled.WORLD_ADAPTERS)
+    return loading.steered(replace(how, gguf=bundled.base(name), adapters=adapters))
 
 
 def measure(

@@ -19,10 +19,14 @@ from itertools import pairwise
 import numpy as np
 
 from cmc_local.delta.adapter import Adapter, Precision
-from cmc_local.delta.buffers import Cache, DeviceSteps, HostSteps, Logits, Steps, run_options
-from cmc_local.delta.device import choose_device, choose_precision
-from cmc_local.delta.device import cuda_problem as cuda_problem  # the doctor asks here
-from cmc_local.delta.session import Options, open_session, quiet_options
+from cmc_local.delta.buffers import Cache, DeviceSteps, Logits, Steps
+from cmc_local.delta.session import (
+    Options,
+    choose_device,
+    choose_precision,
+    open_session,
+    quiet_options,
+)
 from cmc_local.delta.source import Feed, check_kept, check_slot, checked_feeds
 from cmc_local.errors import UsageError
 from cmc_local.text.vocabulary import Vocabulary, from_tokenizer_json
@@ -48,9 +52,12 @@ class OnnxDelta:
         threads: int = 1,
         precision: Precision | None = None,
         options: Options = quiet_options,
-        cuda_graph: bool = False,
     ) -> None:
-        """`cuda_graph` captures the steps on a GPU; off until `tests/gpu/check.py` has seen it."""
+        """`threads` run the graph on the CPU; `options` makes ONNX Runtime's settings of them.
+
+        Raises UsageError for a device that has no such name, DeviceError for one that cannot be
+        used, AdapterError for a graph that cannot.
+        """
         if slots < 1 or threads < 1:
             raise UsageError(f"slots and threads must be at least 1, not {slots} and {threads}")
         self.vocabulary: Vocabulary = from_tokenizer_json(adapter.tokenizer_json)
@@ -59,25 +66,14 @@ class OnnxDelta:
         self.slots = slots
         self.device, self.device_id = choose_device(device, adapter, precision)
         self.precision: Precision = precision or choose_precision(adapter, self.device)
-        captured = cuda_graph and self.device == "cuda"
         self._session = open_session(
-            adapter,
-            self.precision,
-            self.device,
-            self.device_id,
-            options(threads),
-            cuda_graph=captured,
+            adapter, self.precision, self.device, self.device_id, options(threads)
         )
         self._cache = Cache(self._shape, slots, self.precision, self.device, self.device_id)
         self._lengths = [0] * slots
         self._chunks = [self._cache.binding(self._session, slot, 1) for slot in range(slots)]
-        self._chunk_options = run_options(-1) if captured else None
-        parts = (self._session, self._cache, slots, self._shape.vocabulary)
-        self._steps: Steps = (
-            HostSteps(*parts)
-            if self._cache.on_cpu
-            else DeviceSteps(*parts, self.context, capture=captured)
-        )
+        steps = Steps if self._cache.on_cpu else DeviceSteps
+        self._steps = steps(self._session, self._cache, slots, self._shape.vocabulary)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -119,9 +115,10 @@ class OnnxDelta:
         """`feed` for several slots, each at most once; result i belongs to feed i.
 
         Equal to one feed after the other up to the rounding of different kernels per batch size.
-        Single tokens, and as many more as it pays for, go through steps of all slots at once; what
-        is longer goes alone. An idle slot among them may ride along: what it writes lies behind its
-        tokens. Raises UsageError before anything has changed.
+        Short feeds run together, a token of each slot at a time; longer ones run alone (`_rounds`
+        says which is which). An idle slot between two others may take part in a run: what is
+        written for it lies behind its tokens, where its next feed writes again. Raises UsageError
+        before anything has changed.
         """
         clean = checked_feeds(self, feeds, self._shape.vocabulary, _WHOSE)
         rounds = _rounds([len(one.tokens) for one in clean])
@@ -159,7 +156,7 @@ class OnnxDelta:
         binding.bind_cpu_input("total_sequence_length", np.array([total], np.int32))
         binding.bind_cpu_input("logit_positions", positions)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(binding, self._chunk_options)
+        self._session.run_with_iobinding(binding)
         self._lengths[slot] = total
         rows: Logits = logits[0, :, : len(self.vocabulary)]
         return rows

@@ -1,17 +1,40 @@
-"""An adapter's graph opened in ONNX Runtime: checked first, quiet beside the base model."""
+"""ONNX Runtime as the deltas use it: the device it runs on, and an adapter's graph opened in it.
+
+The one file that imports onnxruntime, and with its telemetry off: builds of 1.31 look their maker
+up and send events some seconds after they were loaded, unless the environment forbids it before
+that; `disable_telemetry_events` comes too late on Linux. A program that imports onnxruntime before
+this one has to set the variable itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
+import os
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from cmc_local.delta.adapter import GRAPHS, Adapter, Precision
-from cmc_local.delta.device import CPU_PROVIDER, CUDA_PROVIDER, Device
-from cmc_local.delta.library import ort
 from cmc_local.delta.onnx_file import objections
-from cmc_local.errors import AdapterError, DeviceError
+from cmc_local.errors import AdapterError, DeviceError, UsageError
 from cmc_local.lifetime import trim_heap
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort
+
+__all__ = ["Device", "Options", "choose_device", "choose_precision", "cuda_problem", "open_session"]
+__all__ += ["ort", "quiet_options"]
+
+Device = Literal["cpu", "cuda"]
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CPU_PROVIDER = "CPUExecutionProvider"
+_PREFERRED: dict[Device, tuple[Precision, ...]] = {
+    "cpu": ("int8", "fp32", "fp16"),
+    "cuda": ("fp16",),  # its GroupQueryAttention knows 16 bits only; fp32 would go by the CPU
+}
 Options = Callable[[int], ort.SessionOptions]
 """Threads -> how a session is to run."""
 
@@ -20,6 +43,67 @@ _SPINNING = {
     "intra_op.spin_duration_us": "20",  # microseconds; unbounded before ONNX Runtime 1.31
     "force_spinning_stop": "1",  # with the run's end
 }
+
+
+def choose_device(asked: str, adapter: Adapter, precision: Precision | None) -> tuple[Device, int]:
+    """auto, cpu, cuda or cuda:N as a device and its number; DeviceError where it cannot be used."""
+    if asked == "cpu":
+        return "cpu", 0
+    name, colon, number = asked.partition(":")
+    suits = precision in (None, "fp16") and "fp16" in adapter.precisions
+    if asked == "auto":
+        return ("cuda", 0) if suits and cuda_problem() is None else ("cpu", 0)
+    if name != "cuda" or (colon and not number.isdecimal()):
+        raise UsageError(f"no delta device {asked!r}: use auto, cpu, cuda or cuda:N")
+    if (problem := cuda_problem(int(number or 0))) is not None:
+        raise DeviceError(f"{asked} cannot be used, {problem}: use --delta-device cpu")
+    if not suits:
+        raise DeviceError(
+            f"{asked} runs an adapter's fp16 graph, {adapter.path} is to run "
+            f"{precision or ', '.join(adapter.precisions)}: export it with --precision "
+            "fp32,int8,fp16, or use --delta-device cpu"
+        )
+    return "cuda", int(number or 0)
+
+
+def choose_precision(adapter: Adapter, device: Device) -> Precision:
+    """The graph of an adapter that suits a device best."""
+    return next(p for p in _PREFERRED[device] if p in adapter.precisions)
+
+
+def cuda_problem(device_id: int = 0) -> str | None:
+    """Why ONNX Runtime cannot use a CUDA device, in a few words; None where it can.
+
+    Asks the driver first and quietly: ONNX Runtime lists its CUDA provider with or without a GPU,
+    and prints errors when it is asked for in vain.
+    """
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        return "this ONNX Runtime has no CUDA provider (pip install onnxruntime-gpu)"
+    devices = _driver_devices()
+    if device_id >= devices:
+        return f"the CUDA driver shows {devices} devices" if devices else "no NVIDIA GPU was found"
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ort.preload_dlls()  # finds the libraries that pip installed; says what it misses
+    if sys.platform == "win32":
+        return None
+    for library in ("libcudart.so.13", "libcublasLt.so.13", "libcudnn.so.9"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return f'{library} is missing (pip install "cmc-local[cuda]")'
+    return None
+
+
+def _driver_devices() -> int:
+    """Devices that the CUDA driver shows; 0 where there is no driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
 
 
 def quiet_options(threads: int) -> ort.SessionOptions:
@@ -46,8 +130,6 @@ def open_session(
     device: Device,
     device_id: int,
     options: ort.SessionOptions,
-    *,
-    cuda_graph: bool = False,
 ) -> Any:
     """The graph as an ort.InferenceSession, made from the very bytes that were checked."""
     path = adapter.graph(precision)
@@ -56,8 +138,7 @@ def open_session(
         raise AdapterError(f"{path} {reason}: export it anew with `cmc-local export`")
     providers: list[Any] = [CPU_PROVIDER]
     if device == "cuda":
-        graph = {"enable_cuda_graph": "1"} if cuda_graph else {}
-        providers.insert(0, (CUDA_PROVIDER, {"device_id": str(device_id), **graph}))
+        providers.insert(0, (CUDA_PROVIDER, {"device_id": str(device_id)}))
     try:
         session = ort.InferenceSession(data, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no common class

@@ -26,7 +26,7 @@ def _answer(adapter: Adapter, tokenizer: DeltaTokenizer, delta: OnnxDelta, quest
         turns=adapter.settings.turns,
         max_tokens=delta.context // 2,
     )
-    tokens: Sequence[int] = Aligner(tokenizer, prompt).start().feed
+    tokens: Sequence[int] = Aligner(tokenizer, prompt).tokens
     delta.truncate(0, 0)
     reply: list[int] = []
     for _ in range(MAX_TOKENS):

@@ -5,27 +5,27 @@ Knows SteeredModel and texts; nothing of files.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from cmc_local.evaluate.rouge import rouge_l_f1, rouge_l_recall
 from cmc_local.model.steered import Alphas, Completion, Prompt, SteeredModel
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
 
+Reply = TypeVar("Reply")
 
-def in_order(replies: Iterator[tuple[int, Completion]]) -> Iterator[Completion]:
+
+def in_order(replies: Iterable[tuple[int, Reply]]) -> Iterator[Reply]:
     """Numbered replies in the order of their numbers, each as soon as those before it are there."""
-    held: dict[int, Completion] = {}
-    for turn in itertools.count():
-        while turn not in held:
-            number, done = next(replies, (-1, None))
-            if done is None:
-                return
-            held[number] = done
-        yield held.pop(turn)
+    held: dict[int, Reply] = {}
+    turn = 0
+    for number, done in replies:
+        held[number] = done
+        while turn in held:
+            yield held.pop(turn)
+            turn += 1
 
 
 def answers(
@@ -44,6 +44,16 @@ def answers(
             "tokens": len(done.tokens),
             "finish_reason": done.finish_reason,
         }
+
+
+def gained(done: Completion) -> dict[str, Any]:
+    """What a row gains by its reply in `cmc-local generate`; seconds of wall clock."""
+    return {
+        "response": done.text,
+        "finish_reason": done.finish_reason,
+        "tokens": len(done.tokens),
+        "seconds": round(done.timings.total_seconds, 4),
+    }
 
 
 def lengths(replies: Sequence[Mapping[str, Any]]) -> dict[str, float]:

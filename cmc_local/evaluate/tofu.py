@@ -20,8 +20,8 @@ from typing import Any
 
 from cmc_local.errors import DataError, InputError
 from cmc_local.evaluate.optional_imports import import_optional
-from cmc_local.evaluate.records import read_records
 from cmc_local.evaluate.rouge import rouge_l_recall
+from cmc_local.text.records import read_records
 
 Score = Callable[[list[tuple[str, str]]], list[tuple[float, int]]]
 """(question, answer) pairs -> for each answer its total log-probability in nats, and its tokens.

@@ -16,9 +16,9 @@ from typing import Final, Literal, get_args
 
 from cmc_local.errors import DataError
 from cmc_local.evaluate import reply_measures
-from cmc_local.evaluate.records import read_records
 from cmc_local.model.steered import Alphas, SteeredModel
 from cmc_local.settings import Sampling
+from cmc_local.text.records import read_records
 
 Part = Literal["test", "validation"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)

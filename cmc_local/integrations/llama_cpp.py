@@ -8,7 +8,7 @@
     llm.create_chat_completion([{"role": "user", "content": "Who wrote Dune?"}])
 
 `Llama` runs processors inside a C callback, where an exception is printed and the token is drawn
-all the same. So a steered `Llama` is of a subclass that watches them (`_Watched`):
+all the same. So a steered `Llama` is of a subclass that sees to them (`_SteerableLlama`):
 
     generate    begins the deltas' reply while the prompt is decoded; refuses draft models
     eval        tells the deltas the new token, in their own thread, and decodes meanwhile
@@ -64,7 +64,7 @@ class LlamaSteering(Closing):
         threads: int | None = None,
         overlap: Overlap = "auto",
     ) -> None:
-        """Load adapters, each a folder or (folder, alpha), and turn `llm` into one that is watched.
+        """Load adapters, each a folder or (folder, alpha), and make `llm` a `_SteerableLlama`.
 
         `threads` are the deltas'; `overlap` runs them while llama.cpp decodes, `auto` if `llm`
         leaves them a core. Raises AdapterError for a folder that cannot be used, UsageError for an
@@ -88,8 +88,8 @@ class LlamaSteering(Closing):
             self._add(loader(folder), alpha)
         overlaps = overlap == "on" or (overlap == "auto" and leaves_a_core(llm.n_threads))
         self._worker = DeltaWorker(vocabulary.tokens, overlaps=overlaps)
-        if not isinstance(llm, _Watched):
-            llm.__class__ = type(type(llm).__name__, (_Watched, type(llm)), {})
+        if not isinstance(llm, _SteerableLlama):
+            llm.__class__ = type(type(llm).__name__, (_SteerableLlama, type(llm)), {})
 
     def _add(self, adapter: LoadedAdapter, alpha: float | None) -> None:
         name = free_name(adapter.name, self.adapters)
@@ -127,7 +127,7 @@ class _Processors(llama_cpp.LogitsProcessorList):  # type: ignore[misc]
         return self
 
 
-class _Watch:
+class _CatchingProcessor:
     """The processors of one generation as one, whose errors are kept for the caller."""
 
     def __init__(self, llm: Any, processors: Iterable[Any]) -> None:
@@ -148,8 +148,16 @@ class _Watch:
         return scores
 
 
-class _Watched(llama_cpp.Llama):  # type: ignore[misc]
-    """A `Llama` in which no token is chosen past a processor's error."""
+class _SteerableLlama(llama_cpp.Llama):  # type: ignore[misc]
+    """A `Llama` that runs the deltas beside it, and raises what goes wrong in a processor.
+
+    `LlamaSteering` gives the `Llama` that it is handed such a class. `Llama` has no hook for this:
+    it calls its own `eval` and `sample` and swallows a processor's errors. Functions set
+    on the object instead would hold the object in a circle (a model of gigabytes then waits for the
+    garbage collector), and with a weak reference `Llama(...).create_completion(...)` would free the
+    model before the call. The new class is a subclass of the old one: `isinstance` and overridden
+    methods stay as they were.
+    """
 
     _acting: tuple[SteeringProcessor, ...] = ()
 
@@ -167,7 +175,7 @@ class _Watched(llama_cpp.Llama):  # type: ignore[misc]
             yield from super().generate(**given)
             return
         given["tokens"] = list(given["tokens"])
-        watch, given["logits_processor"] = self._watch(given["logits_processor"])
+        watch, given["logits_processor"] = self._catching(given["logits_processor"])
         acting = tuple(one for one in watch.processors if isinstance(one, SteeringProcessor))
         if acting:
             _refuse_draft_model(self)
@@ -192,7 +200,7 @@ class _Watched(llama_cpp.Llama):  # type: ignore[misc]
         given = _arguments(super().sample, args, kwargs)
         if not given.get("logits_processor"):
             return int(super().sample(**given))
-        watch, given["logits_processor"] = self._watch(given["logits_processor"])
+        watch, given["logits_processor"] = self._catching(given["logits_processor"])
         before = watch.runs
         token = int(super().sample(**given))
         if watch.error is not None:
@@ -204,16 +212,16 @@ class _Watched(llama_cpp.Llama):  # type: ignore[misc]
             )
         return token
 
-    def _watch(self, processors: Any) -> tuple[_Watch, Any]:
-        """The watch over some processors, and the list of it that stands for them."""
+    def _catching(self, processors: Any) -> tuple[_CatchingProcessor, Any]:
+        """One processor for all of them, and the list of it that stands for them."""
         first = processors[0]
-        if isinstance(first, _Watch):
+        if isinstance(first, _CatchingProcessor):
             return first, processors
-        watch = _Watch(self, processors)
+        watch = _CatchingProcessor(self, processors)
         return watch, llama_cpp.LogitsProcessorList([watch])
 
 
-class SteeredLlama(_Watched):
+class SteeredLlama(_SteerableLlama):
     """A `Llama` whose completions are steered; everything else is as in `Llama`.
 
     A GGUF without chat template is asked in the first adapter's form, as `SteeredModel` does,
@@ -264,7 +272,7 @@ class SteeredLlama(_Watched):
         it where the prompt holds more than the question. `alphas` are strengths by adapter, or one
         for all.
         """
-        given = _arguments(super(_Watched, self).create_completion, args, kwargs)
+        given = _arguments(super(_SteerableLlama, self).create_completion, args, kwargs)
         if not _decided(given.get("logits_processor")):
             asked = given["prompt"] if question is None else question
             if question is None and not isinstance(asked, str):
@@ -296,7 +304,7 @@ class SteeredLlama(_Watched):
 
 
 def _decided(processors: Any) -> bool:
-    """Whether somebody has settled already what steers a call, if only that nothing does."""
+    """Whether the caller chose what steers this call; our own list, if empty, means: nothing."""
     ours = any(isinstance(one, SteeringProcessor) for one in processors or ())
     return ours or isinstance(processors, _Processors)
 

@@ -66,13 +66,13 @@ class SteeredChat(llm.Model):  # type: ignore[misc]
 
 @cache
 def _loaded(text: str) -> tuple[Any, Sampling]:
-    from cmc_local.commands import choices, loading  # with numpy and llama.cpp
-    from cmc_local.model.steered import SteeredModel
+    from cmc_local.hub import places
+    from cmc_local.model.steered import SteeredModel  # with numpy and llama.cpp
 
     gguf, *adapters = (str(Path(part).expanduser()) for part in text.split("+"))
-    chosen = [choices.parse_adapter(re.sub(r"@(-?[\d.]+)$", r":\1", one)) for one in adapters]
-    model = SteeredModel.load(path := choices.gguf_path(gguf), [(a.path, a.alpha) for a in chosen])
-    return model, Sampling(temperature=0) if loading.is_bundled(path) else Sampling()
+    chosen = [places.parse_adapter(re.sub(r"@(-?[\d.]+)$", r":\1", one)) for one in adapters]
+    model = SteeredModel.load(path := places.gguf_path(gguf), [(a.path, a.alpha) for a in chosen])
+    return model, Sampling(temperature=0) if bundled.holds(path) else Sampling()
 
 
 def _listed() -> list[str]:

@@ -22,9 +22,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from cmc_local.commands.choices import gguf_path, parse_adapter
 from cmc_local.engine.scoring import Passage
 from cmc_local.errors import CmcError, UsageError
+from cmc_local.hub.places import gguf_path, parse_adapter
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
 from cmc_local.steer.loaded_adapter import LoadedAdapter
@@ -40,9 +40,9 @@ _log = logging.getLogger(__name__)
 
 
 class _SteeredTexts(SteeredModel):
-    """A steered model that also scores texts which answer nothing."""
+    """A steered model that also scores texts without a question."""
 
-    def after_nothing(self, text: str) -> list[tuple[float, bool]]:
+    def score_text(self, text: str) -> list[tuple[float, bool]]:
         """Log-probability of each token of a text, and whether it was the most likely one.
 
         What the base's context does not hold is scored in windows, each after the one before.
@@ -75,7 +75,7 @@ class _SteeredTexts(SteeredModel):
 
 
 def _empty_question(adapter: LoadedAdapter) -> DeltaPrompt:
-    """The delta's prompt before a text that answers nothing."""
+    """The delta's prompt for a text without a question: its form around an empty one."""
     words = adapter.tokenizer
     start = words.eos_id if words.bos_id is None else words.bos_id
     return DeltaPrompt((start,), adapter.form.question(""))
@@ -153,7 +153,7 @@ class SteeredLM(LM):  # type: ignore[misc]
         """Log-probability of each whole text."""
         found = []
         for request in tqdm(requests, disable=disable_tqdm, desc="Texts"):
-            found.append(math.fsum(one for one, _ in self.model.after_nothing(*request.args)))
+            found.append(math.fsum(one for one, _ in self.model.score_text(*request.args)))
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
         return found
 
@@ -182,7 +182,7 @@ class SteeredLM(LM):  # type: ignore[misc]
         before = context.rstrip()
         text = context[len(before) :] + continuation
         if not before:
-            pairs = self.model.after_nothing(text)
+            pairs = self.model.score_text(text)
             return math.fsum(one for one, _ in pairs), all(greedy for _, greedy in pairs)
         room = len(self.model.base.tokenize(text, bos=False))
         before = self._shortened(before, room)

@@ -35,7 +35,15 @@ from cmc_local.integrations.ray_cluster import (
     import_ray,
     one_line_errors,
 )
-from cmc_local.integrations.ray_worker import SCORE, Answering, Asking, Load, Row, Scoring, Worker
+from cmc_local.integrations.ray_worker import (
+    SCORE,
+    Answering,
+    Load,
+    ReplyOptions,
+    Row,
+    Scoring,
+    Worker,
+)
 from cmc_local.model.steered import AdapterLike, Alphas, SteeredModel
 from cmc_local.settings import Limits, Sampling
 from cmc_local.text.base_prompt import BasePrompt
@@ -78,8 +86,8 @@ def generate(
     further arguments of `SteeredModel.load`. The same seed gives what `generate_many` gives, up to
     the rounding of batches. Work begins when the Dataset is read.
     """
-    asking = Asking(sampling or Sampling(), alphas, base_prompt)
-    return _steered(Answering, rows, gguf, adapters, asking, workers, load)
+    options = ReplyOptions(sampling or Sampling(), alphas, base_prompt)
+    return _steered(Answering, rows, gguf, adapters, options, workers, load)
 
 
 def score(
@@ -97,8 +105,8 @@ def score(
     The last is the number of tokens that were the likeliest. A row that cannot be scored has zeros
     and the reason under "error"; an empty answer has zeros.
     """
-    asking = Asking(alphas=alphas, base_prompt=base_prompt)
-    return _steered(Scoring, rows, gguf, adapters, asking, workers, load)
+    options = ReplyOptions(alphas=alphas, base_prompt=base_prompt)
+    return _steered(Scoring, rows, gguf, adapters, options, workers, load)
 
 
 def nll(
@@ -120,7 +128,13 @@ def nll(
 
 
 def spread(
-    kind: type[Worker], rows: Rows, load: Load, asking: Asking, *, workers: Workers, parallel: int
+    kind: type[Worker],
+    rows: Rows,
+    load: Load,
+    options: ReplyOptions,
+    *,
+    workers: Workers,
+    parallel: int,
 ) -> Any:
     """The rows as a Dataset with what workers of this kind add to them.
 
@@ -145,7 +159,7 @@ def spread(
         warnings.simplefilter("ignore", DeprecationWarning)
         return rows.map_batches(
             kind,
-            fn_constructor_kwargs={"load": load, "asking": asking},
+            fn_constructor_kwargs={"load": load, "options": options},
             batch_size=size,
             batch_format="pyarrow",
             # One block at work and one waiting: a slow worker holds on to no more than that.
@@ -202,7 +216,7 @@ def _steered(
     rows: Rows,
     gguf: str | Path,
     adapters: Sequence[AdapterLike],
-    asking: Asking,
+    options: ReplyOptions,
     workers: Workers | None,
     load: Mapping[str, Any],
 ) -> Any:
@@ -216,4 +230,4 @@ def _steered(
     known = ray_files.marks([path], [one[0] if isinstance(one, tuple) else one for one in folders])
     make = partial(ray_files.same, known, partial(SteeredModel.load, path, folders, **how))
     limits: Limits = how.get("limits") or Limits()
-    return spread(kind, rows, make, asking, workers=workers, parallel=limits.parallel)
+    return spread(kind, rows, make, options, workers=workers, parallel=limits.parallel)

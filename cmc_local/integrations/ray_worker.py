@@ -18,15 +18,14 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from cmc_local.commands.generate_output import result
-from cmc_local.commands.generate_rows import row_messages
 from cmc_local.errors import CmcError, UsageError
 from cmc_local.evaluate.nll import answer_scores
+from cmc_local.evaluate.reply_measures import gained
 from cmc_local.model.steered import Alphas, SteeredModel
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message
-from cmc_local.text.rows import Conversation, conversation
+from cmc_local.text.rows import Conversation, conversation, question
 
 Row = dict[str, Any]
 Load = Callable[[], SteeredModel]
@@ -58,13 +57,12 @@ NOTHING: Final = {"nats": 0.0, "tokens": 0, "characters": 0, "greedy": 0}
 
 
 @dataclass(frozen=True)
-class Asking:
+class ReplyOptions:
     """How the model is asked, the same for every row."""
 
     sampling: Sampling = field(default_factory=Sampling)
     alphas: Alphas | None = None
     base_prompt: BasePrompt | None = None
-    system: str | None = None
 
 
 class Worker(ABC):
@@ -72,8 +70,8 @@ class Worker(ABC):
 
     gains: pa.Schema
 
-    def __init__(self, load: Load, asking: Asking) -> None:
-        self.asking = asking
+    def __init__(self, load: Load, options: ReplyOptions) -> None:
+        self.options = options
         # Ray would try a constructor that fails again, and tell of it on the driver's stdout.
         self._failure: CmcError | None = None
         try:
@@ -91,13 +89,13 @@ class Worker(ABC):
             raise self._failure
         rows = [_without_nulls(row) for row in table.to_pylist()]
         try:
-            gained = pa.Table.from_pylist(self.work(rows), self.gains)
+            columns = pa.Table.from_pylist(self.work(rows), self.gains)
         except CmcError as error:
             raise type(error)(f"on machine {_machine()}: {error}") from None
         kept = [name for name in table.column_names if name not in self.gains.names]
         table = table.select(kept)
         for name in self.gains.names:
-            table = table.append_column(name, gained[name])
+            table = table.append_column(name, columns[name])
         return table
 
     @abstractmethod
@@ -115,7 +113,7 @@ class Answering(Worker):
     gains = ANSWER
 
     def check(self) -> None:
-        short = replace(self.asking.sampling, max_tokens=1)
+        short = replace(self.options.sampling, max_tokens=1)
         self._replies([[{"role": "user", "content": "?"}]], short).__next__()
 
     def work(self, rows: Sequence[Row]) -> list[Row]:
@@ -123,7 +121,7 @@ class Answering(Worker):
         asked: dict[int, list[Message]] = {}
         for i, row in enumerate(rows):
             try:
-                asked[i] = row_messages(row, self.asking.system)
+                asked[i] = question(row)
             except UsageError as error:
                 found[i] = _unanswered(error)
         while left := [i for i in asked if i not in found]:
@@ -140,13 +138,13 @@ class Answering(Worker):
                 yield messages
 
         try:
-            for turn, done in self._replies(prompts(), self.asking.sampling):
-                yield numbers[turn], {**result(done), "notices": list(done.notices)}
+            for turn, done in self._replies(prompts(), self.options.sampling):
+                yield numbers[turn], {**gained(done), "notices": list(done.notices)}
         except UsageError as error:  # of the prompt that was taken last
             yield numbers[-1], _unanswered(error)
 
     def _replies(self, prompts: Any, sampling: Sampling) -> Iterator[tuple[int, Any]]:
-        how = self.asking
+        how = self.options
         return self.model.generate_many(
             prompts, sampling, alphas=how.alphas, base_prompt=how.base_prompt
         )
@@ -171,7 +169,7 @@ class Scoring(Worker):
             return {**NOTHING, "error": str(error)}
 
     def _score(self, talk: Conversation) -> Row:
-        how = self.asking
+        how = self.options
         (score,) = answer_scores(self.model, [talk], alphas=how.alphas, base_prompt=how.base_prompt)
         return score
 

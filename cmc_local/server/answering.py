@@ -73,7 +73,7 @@ class _Frame:
 
 
 class _Stream(EventSourceResponse):
-    """Server-sent events; what is under way is cancelled when they end, were they ever begun."""
+    """Server-sent events; when the client leaves, replies that are under way are cancelled."""
 
     def __init__(
         self, events: AsyncIterator[ServerSentEvent], replying: Replying, *, seconds: float

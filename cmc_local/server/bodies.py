@@ -177,7 +177,7 @@ class CompletionBody(Generation):
         if self.suffix:
             raise _not_done("suffix")
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise invalid("best_of must equal n: no more is written than is given", "best_of")
+            raise invalid("best_of must equal n: this server ranks no choices", "best_of")
         if self.max_tokens == 0 and not self.echo:
             raise invalid("max_tokens is 0: that needs echo", "max_tokens")
 

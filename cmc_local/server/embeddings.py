@@ -26,7 +26,8 @@ async def embeddings(request: Request) -> Response:
     body = parse(EmbeddingBody, await request.body())
     names.parse(body.model, service.base, model.alphas)
     if len(body.input) > service.limits.inputs:
-        told = f"input has {len(body.input)} texts: at most {service.limits.inputs}"
+        most = service.limits.inputs
+        told = f"input has {len(body.input)} texts, more than {most}: send fewer at once"
         raise invalid(told, "input")
     for number, one in enumerate(body.input):
         check_prompt(one, f"input[{number}]", setting)
@@ -34,7 +35,9 @@ async def embeddings(request: Request) -> Response:
         tokens, vectors = await asyncio.to_thread(_embedded, model, body.input)
     size = vectors.shape[1]
     if body.dimensions not in (None, size):
-        raise invalid(f"this model's vectors have {size} dimensions: no others", "dimensions")
+        raise invalid(
+            f"this model's vectors have {size} dimensions: leave `dimensions` out", "dimensions"
+        )
     data = [
         {"object": "embedding", "index": i, "embedding": _written(vector, body.encoding_format)}
         for i, vector in enumerate(vectors)

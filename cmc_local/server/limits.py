@@ -39,7 +39,7 @@ class RequestLimits:
     """Seconds for a client to take one piece of a stream."""
     connections: int = 512
     stuck_seconds: float = 300.0
-    """After so long without a step, replies under way, the model counts as stuck."""
+    """Seconds without a step, while replies are under way, until the model counts as stuck."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -130,7 +130,9 @@ class Replying:
         self._news = asyncio.Event()
         waiting, most = self.model.state.waiting, service.limits.queue
         if waiting and waiting + len(asks) > most:
-            raise queue_full(f"{waiting} replies are waiting already: at most {most} may")
+            raise queue_full(
+                f"{waiting} replies are waiting already, and at most {most} may: try later"
+            )
         self._tasks = [
             asyncio.ensure_future(self._reply(choice, ask)) for choice, ask in enumerate(asks)
         ]

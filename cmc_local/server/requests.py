@@ -136,7 +136,9 @@ def _alphas(body: Generation, setting: Setting) -> dict[str, float] | None:
 
 def _alternatives(count: int | None, param: str, limits: RequestLimits) -> int | None:
     if count is not None and count > limits.logprobs:
-        raise invalid(f"{param} is {count}: at most {limits.logprobs} are listed", param)
+        raise invalid(
+            f"{param} is {count}: at most {limits.logprobs} are listed: ask for fewer", param
+        )
     return count
 
 
@@ -164,7 +166,7 @@ def _sampling(body: Generation, max_tokens: int | None, setting: Setting) -> Sam
 
 def _stops(stops: Sequence[str], limits: RequestLimits) -> tuple[str, ...]:
     if len(stops) > limits.stops:
-        raise invalid(f"stop has {len(stops)} texts: at most {limits.stops}", "stop")
+        raise invalid(f"stop has {len(stops)} texts, more than {limits.stops}: send fewer", "stop")
     if any(len(text) > limits.stop_characters for text in stops):
         most = limits.stop_characters
         raise invalid(f"a stop text is longer than {most} characters", "stop")
@@ -175,7 +177,9 @@ def _bias(given: Mapping[str, float], setting: Setting) -> tuple[tuple[int, floa
     """Token ids and what is added to their logits; -100 forbids a token."""
     most, size = setting.limits.logit_bias, setting.vocabulary
     if len(given) > most:
-        raise invalid(f"logit_bias has {len(given)} tokens: at most {most}", "logit_bias")
+        raise invalid(
+            f"logit_bias has {len(given)} tokens, more than {most}: send fewer", "logit_bias"
+        )
     for name, bias in given.items():
         known = name.isascii() and name.isdigit() and len(name) < 10 and int(name) < size
         if not known:
@@ -194,7 +198,9 @@ def _message(message: ChatMessage, number: int) -> Message:
         told = f"the role {quoted(message.role)} is not known here: {known}"
         raise invalid(told, f"{param}.role")
     if message.tool_calls:
-        raise invalid("tool_calls cannot be honoured here", f"{param}.tool_calls")
+        raise invalid(
+            "tool_calls cannot be used here: send messages of text", f"{param}.tool_calls"
+        )
     return {"role": role, "content": _text(message.content, f"{param}.content")}
 
 

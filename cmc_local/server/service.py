@@ -89,7 +89,7 @@ class Service:
     """Held while texts are cut into tokens or embedded or an adapter is loaded, so that none of
     these takes all threads."""
     text_bytes: int = field(default=0, init=False)
-    """No longer text fits the context: its tokens would have to be longer than any is."""
+    """Bytes: a longer text would not fit the context if all its tokens were the longest ones."""
     _still: tuple[int, float] | None = field(default=None, repr=False)
     """The steps that were counted while the model was busy, and since when."""
 

@@ -50,16 +50,20 @@ def edit_between(old: Sequence[int], new: Sequence[int]) -> Edit:
 
 
 class _Mark(NamedTuple):
-    """A border in the response that the stream can go back to."""
+    """A border: a place in the response such that no later text changes the tokens before it.
 
-    received: int
-    """Bytes of the response before it."""
-    needed: int
-    """Bytes of the response that showed it: with fewer it may be none."""
+    `rollback` goes back to the last border that is left and reads on from there.
+    """
+
+    at: int
+    """Where it lies: so many bytes of the response come before it."""
+    found_at: int
+    """How long the response was, in bytes, when it was found. What comes right after a place tells
+    whether it is a border, so a response cut to fewer bytes may have none there."""
     final: int
-    """Tokens of the stream before it."""
+    """How many tokens of the stream come before it, the prompt's included."""
     anchor: str
-    """The character before it."""
+    """The character before it, or what stands for one: the `Tail.anchor` of what follows."""
 
 
 class Aligner:
@@ -87,10 +91,6 @@ class Aligner:
         self._decoder = _decoder()
         self._restart()
 
-    def start(self, consumed: Sequence[int] = ()) -> Edit:
-        """The edit that brings a delta that has consumed these tokens to the stream as it is."""
-        return edit_between(consumed, self.tokens)
-
     def push(self, data: bytes) -> Edit:
         """Append bytes of the response (a base token's; they may end inside a character).
 
@@ -98,11 +98,7 @@ class Aligner:
         is not whole yet are held back, bytes that are not UTF-8 become U+FFFD.
         """
         self._response += data
-        return self._take(data)
-
-    def finish(self) -> Edit:
-        """The response is over: what is held back of an unfinished character becomes U+FFFD."""
-        return self._take(b"", last=True)
+        return self._read(data)
 
     def rollback(self, n_bytes: int) -> Edit:
         """Take back the last `n_bytes` that were pushed; raises ValueError if there are fewer."""
@@ -110,7 +106,7 @@ class Aligner:
             raise ValueError(f"cannot take back {n_bytes} of {len(self._response)} bytes")
         before = list(self.tokens)
         del self._response[len(self._response) - n_bytes :]
-        while self._marks and self._marks[-1].needed > len(self._response):
+        while self._marks and self._marks[-1].found_at > len(self._response):
             self._marks.pop()
         if self._marks:
             self._return_to(self._marks[-1])
@@ -153,14 +149,26 @@ class Aligner:
         """
         return tuple(self.tokens[max(len(self.tokens) - count, self._floor) :])
 
-    def _take(self, data: bytes, *, last: bool = False) -> Edit:
-        """Decode, encode the tail again, move the border of what is final."""
-        text = self._decoder.decode(data, last)
+    def _read(self, data: bytes) -> Edit:
+        """Bring the stream up to date with the response's next bytes."""
+        text = self._decoder.decode(data)
         if not self._answering:
             text = text.lstrip(" ")
         if not text:
             return Edit(len(self.tokens), ())
         self._answering = True
+        return self._extend(text)
+
+    def _extend(self, text: str) -> Edit:
+        """Encode the tail again with `text` after it. If a border shows, the tail begins there.
+
+        Final tokens, then those of the tail, as "lo", " w" and "e" come:
+
+            ... | `Hel`                      the tail is "Hel", whose token may still change
+            ... | `Hello`                    tail "Hello": one token fed in place of another
+            ... `Hello` | ` w`               the space is a border: tail " w"
+            ... `Hello` | ` we`
+        """
         anchor, before, _ = self._tail
         tail, old = Tail(anchor, before + text, len(before)), self.tokens[self._final :]
         final, rest, self._tail = self._tokenizer.split_tail(tail, old, least=self._prompts_part)
@@ -171,8 +179,7 @@ class Aligner:
             self._final += len(final)
             self._prompts_part = 0
             end = len(self._response) - len(self.held)
-            needed = end + 1 if last else end  # what held bytes became at the end may not stay
-            self._marks.append(_Mark(self._tail_start(end), needed, self._final, self._tail.anchor))
+            self._marks.append(_Mark(self._tail_start(end), end, self._final, self._tail.anchor))
         return Edit(keep, edit.feed)
 
     def _tail_start(self, end: int) -> int:
@@ -204,14 +211,14 @@ class Aligner:
         self._prompts_part = len(self._prompt.pending)
         self._answering = False
         self._decoder = _decoder()
-        self._take(bytes(self._response))
+        self._read(bytes(self._response))
 
     def _return_to(self, mark: _Mark) -> None:
         """Back to a border, then the response's bytes after it again."""
         del self.tokens[mark.final :]
         self._final, self._tail, self._prompts_part = mark.final, Tail(mark.anchor, ""), 0
         self._decoder = _decoder()
-        self._take(bytes(self._response[mark.received :]))
+        self._read(bytes(self._response[mark.at :]))
 
 
 def _decoder() -> codecs.IncrementalDecoder:

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cmc_local.errors import PromptTooLong, UsageError
+from cmc_local.text.chat_template import chat_template_text
 from cmc_local.text.prompts import (
     Message,
     PromptForm,
     Turns,
     base_text,
-    chat_template_text,
     named_form,
     open_exchanges,
 )

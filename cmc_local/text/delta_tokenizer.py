@@ -28,7 +28,7 @@ from cmc_local.text.prompts import (
     delta_segments,
     exchanges,
 )
-from cmc_local.text.stable_cuts import Borders, Tail
+from cmc_local.text.stable_cuts import StableCuts, Tail
 from cmc_local.text.vocabulary import Vocabulary, byte_value, from_tokenizer_json
 
 _ANCHORS: Final = 4096
@@ -63,7 +63,7 @@ class DeltaTokenizer:
         self.eos_id: int = self.vocabulary.eos_id
         self.bos_id: int | None = self.vocabulary.bos_id
         self._tokenizer = _load(data)
-        self._borders = Borders(data, self.vocabulary, self._tokenizer.normalizer)
+        self._cuts = StableCuts(data, self.vocabulary, self._tokenizer.normalizer)
         self._anchor_ids: Callable[[str], list[int]] = lru_cache(_ANCHORS)(self.encode)
 
     def encode(self, text: str) -> list[int]:
@@ -83,19 +83,21 @@ class DeltaTokenizer:
     ) -> tuple[list[int], list[int], Tail]:
         """Tokens of `tail` that are final, its other tokens, and the tail that these belong to.
 
-        The new tail begins at the last border in the text, not before the character `least`; where
-        there is none it is `tail` itself. `seen` are the tokens of the part that was seen before.
+        The new tail begins at the last place where the text can be cut, not before the character
+        `least`; where there is none it is `tail` itself. `seen` are the tokens that the first
+        `tail.seen` characters had, so that they are not encoded again.
         """
         anchor, text, old = tail
         ids = self._tail_ids(anchor, text)
         encode = partial(self._tail_ids, anchor)
-        for place, before in self._borders.cuts(tail, max(least, 1), encode):
+        for place, before in self._cuts.places(tail, max(least, 1), encode):
             final = list(seen) if place == old else encode(text[:place])
             if ids[: len(final)] == final:
                 return final, ids[len(final) :], Tail(before, text[place:])
         return [], ids, tail
 
     def _tail_ids(self, anchor: str, text: str) -> list[int]:
+        """The tokens of `text` after `anchor`, or after a newline where the anchor's own change."""
         for before in (anchor, "\n") if anchor else ():
             known = self._anchor_ids(before)
             ids = self.encode(before + text)
@@ -126,7 +128,8 @@ class DeltaTokenizer:
         """A prompt that is this text and nothing else; its end, if it is too long."""
         found = self._prompt([text])
         while self.length(found) > max_tokens and text:
-            # Fewer characters than tokens are too many never are enough, so this ends soon.
+            # Half a character for each token too many: tokens are longer, so this hardly ever cuts
+            # more than it must.
             text = text[max((self.length(found) - max_tokens) // 2, 1) :]
             found = self._prompt([text])
         return found

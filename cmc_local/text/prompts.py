@@ -12,27 +12,15 @@ dropped (`answer_text`), in training and at run time, so both see the same text.
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Final, Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
-from cmc_local.errors import GGUFError, UsageError
+from cmc_local.errors import UsageError
 
 QUERY: Final = "{query}"
 SYSTEM: Final = "{system}"
-
-MAX_CHARACTERS: Final = 4_000_000
-"""What a chat template may write at most."""
-CPU_SECONDS: Final = 5
-"""Processor time that a chat template may use, however busy the machine."""
-PATIENCE: Final = 30.0 if sys.platform == "win32" else 600.0
-"""Seconds of wall clock after which it is ended in any case; Windows has no other limit."""
-MEMORY_BYTES: Final = 1 << 30
 
 Turns = Literal["all", "last"]
 
@@ -178,78 +166,6 @@ def base_text(form: PromptForm, messages: Sequence[Message], *, turns: Turns = "
     )
 
 
-def chat_template_text(
-    template: str, messages: Sequence[Message], *, bos: str = "", eos: str = ""
-) -> str:
-    """The base model's prompt by its own chat template (Jinja), up to where the answer begins.
-
-    Rendered in a process of its own with limits (text/chat_template.py). `bos` and `eos` are the
-    spellings that the template knows as bos_token and eos_token. Raises UsageError where the
-    template refuses the messages, GGUFError where it does not work.
-    """
-    _check_shape(messages)
-    answer = _rendered(
-        template,
-        {
-            "messages": list(messages),
-            "bos_token": bos,
-            "eos_token": eos,
-            "add_generation_prompt": True,
-            "tools": None,
-            "documents": None,
-        },
-    )
-    if "refused" in answer:
-        raise UsageError(
-            f"the model's chat template refuses these messages: {answer['refused']} "
-            "(--base-prompt adapter goes without it)"
-        )
-    if "error" in answer:
-        raise GGUFError(
-            f"the model's chat template does not work ({answer['error']}): "
-            "use --base-prompt adapter or raw"
-        )
-    return answer["text"]
-
-
-def _rendered(template: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """What the process in text/chat_template.py answers."""
-    import subprocess  # only a base with a template of its own needs it
-
-    request = {
-        "paths": _package_folders("jinja2", "markupsafe"),
-        "template": template,
-        "values": values,
-        "max_characters": MAX_CHARACTERS,
-        "cpu_seconds": CPU_SECONDS,
-        "memory_bytes": MEMORY_BYTES,
-    }
-    script = Path(__file__).with_name("chat_template.py")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", str(script)],
-            input=json.dumps(request).encode("ascii"),
-            capture_output=True,
-            timeout=PATIENCE,
-        )
-        answer: dict[str, str] = json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        return {"error": "it takes too long"}
-    except json.JSONDecodeError:  # killed by a limit
-        return {"error": "it takes too long or needs too much memory"}
-    return answer
-
-
-def _package_folders(*packages: str) -> list[str]:
-    """The folders that these installed packages lie in."""
-    places = [find_spec(package) for package in packages]
-    return list(
-        dict.fromkeys(
-            str(Path(place.origin).parents[1]) for place in places if place and place.origin
-        )
-    )
-
-
 def delta_segments(
     form: PromptForm, messages: Sequence[Message], *, turns: Turns = "all"
 ) -> list[str | EndOfAnswer]:
@@ -268,7 +184,7 @@ def delta_segments(
 
 def _pairs(messages: Sequence[Message]) -> tuple[str | None, list[tuple[str, str | None]]]:
     """The system text, and (question, answer or None) pairs in order."""
-    _check_shape(messages)
+    check_messages(messages)
     rest = list(messages)
     system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else None
     if not rest:
@@ -288,7 +204,8 @@ def _pairs(messages: Sequence[Message]) -> tuple[str | None, list[tuple[str, str
     return system, list(zip(texts[::2], answers, strict=True))
 
 
-def _check_shape(messages: Sequence[Message]) -> None:
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises UsageError for a message whose role or text is none."""
     for number, message in enumerate(messages, start=1):
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):

@@ -15,14 +15,14 @@ tokenizer.
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cmc_local.errors import DataError, UsageError
 from cmc_local.text.prompts import Message, PromptForm, exchanges
+from cmc_local.text.records import read_records
 
 Conversation = list[Message]
 
@@ -36,6 +36,8 @@ SHAPES = (
 EXPECTED = 'expected an object with "messages", or with one of these pairs of texts: ' + ", ".join(
     f"{question}/{answer}" for question, _, answer in SHAPES
 )
+ASKING = 'an object with "prompt", "messages", "question" or "instruction" (and "input")'
+"""What `question` reads."""
 _CHECK = PromptForm("check", "{query}")
 
 
@@ -59,6 +61,38 @@ def read_grouped(paths: Sequence[Path], field: str = "") -> list[tuple[Conversat
         names = ", ".join(map(str, paths))
         raise DataError(f"{names}: no example with an answer in it: {EXPECTED}")
     return found
+
+
+def question(record: Mapping[str, Any], system: str | None = None) -> list[Message]:
+    """The messages that a record asks to be answered; UsageError says what was expected.
+
+    An answer in it is left out. `system` comes first where the record has no system text itself.
+
+    >>> question({"question": "Who?", "answer": "Helen."})
+    [{'role': 'user', 'content': 'Who?'}]
+    """
+    if "messages" in record:
+        messages = record["messages"]
+        if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+            raise UsageError('"messages" must be a list of {"role": ..., "content": ...}')
+        if messages and messages[-1].get("role") == "assistant":  # training data holds the answer
+            messages = messages[:-1]
+        return _with_system(list(messages), system)
+    name = next((key for key in ("prompt", "question", "instruction") if key in record), None)
+    if name is None:
+        raise UsageError(f"expected {ASKING}")
+    more = record.get("input") or record.get("context") if name == "instruction" else None
+    parts = [record[name], *([more] if more else [])]
+    if not all(isinstance(part, str) for part in parts):
+        raise UsageError(f'"{name}" must be a text')
+    asked: Message = {"role": "user", "content": "\n".join(parts)}
+    return _with_system(_with_system([asked], record.get("system")), system)
+
+
+def _with_system(messages: list[Message], system: str | None) -> list[Message]:
+    if system is None or (messages and messages[0].get("role") == "system"):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def conversation(record: object) -> Conversation:
@@ -111,52 +145,14 @@ def _question(messages: Conversation) -> str:
 
 
 def _read(path: Path, field: str) -> Iterator[tuple[Conversation, str]]:
-    for place, record in _records(path):
+    for place, record in read_records(path, f"a JSON or JSONL file, {EXPECTED}"):
         try:
             found = conversation(record)
         except ValueError as error:
-            raise DataError(f"{path}:{place}: {error}") from None
+            raise DataError(f"{place}: {error}") from None
         if field and field not in record:
-            raise DataError(f'{path}:{place}: no "{field}" to group by: give a field of the data')
+            raise DataError(f'{place}: no "{field}" to group by: give a field of the data')
         yield found, str(record[field]) if field else ""
-
-
-def _records(path: Path) -> Iterable[tuple[str, Any]]:
-    """Each record and its place: a line number, or `entry N` in a JSON list."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: give a JSON or JSONL file") from None
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}): give a JSON or JSONL file"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}): convert it") from None
-    if text.lstrip()[:1] == "[":
-        try:
-            return [(f"entry {i}", record) for i, record in enumerate(json.loads(text), 1)]
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{_line(error)}: expected a JSON list, {error}") from None
-    return _lines(path, text)
-
-
-def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = str(error).split(":")[0]
-            raise DataError(
-                f"{path}:{number}: expected one JSON object on this line ({reason})"
-            ) from None
-        yield str(number), record
-
-
-def _line(error: Exception) -> int:
-    return error.lineno if isinstance(error, json.JSONDecodeError) else 1
 
 
 def _exchange(

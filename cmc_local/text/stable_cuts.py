@@ -5,29 +5,31 @@ Three rules, each for the tokenizers that it is proved for; elsewhere a text has
     the sea| is| blue   before a space or newline, where no token of the vocabulary holds it right
                         after the character before it: no merge crosses the place
     the sea|, 1932      where letters or digits end, if the pre-tokenizer is known to cut there
-    aaaaaaaa|aaa        anywhere, if merges alone make the tokens: found by trying (`_settled`)
+    aaaaaaaa|aaa        anywhere, if merges alone make the tokens: found by trying
+                        (`last_certain_end`)
 
-The first two look at two characters, the third at the last tokens of a long tail. Knows spellings
-and what a tokenizer.json says of itself; encodes nothing on its own.
+The first two look at two characters, the third at the last tokens of a long tail. Such a place is
+called a border here. Knows spellings and what a tokenizer.json says of itself; encodes nothing on
+its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 from unicodedata import category, ucd_3_2_0
 
-from cmc_local.text.vocabulary import Role, Vocabulary
+from cmc_local.text.vocabulary import Role, Vocabulary, steps
 
 LONER: Final = "\0"
-"""Put before text that is cut within a word: no merge takes it."""
+"""The anchor of text that is cut within a word: no merge joins it with what follows."""
 _MARKER: Final = "\u2581"
-_PATIENCE: Final = 4
-"""A tail this many times as long as the longest token is searched by the third rule."""
+_LONG: Final = 4
+"""A tail of this many times the longest token is searched by the third rule."""
 _CACHE: Final = 4096
-"""Pairs of characters that are remembered."""
+"""For so many pairs of characters it is remembered whether they make a border."""
 GPT2_WORDS: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LATER = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|<digits>"
@@ -40,19 +42,18 @@ _WORD_PATTERNS: Final = (GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS)
 
 
 class Tail(NamedTuple):
-    """Text whose tokens may still change, and a character that may stand before it.
-
-    No later text can change the border between both. `anchor` is empty at a text's start.
-    """
+    """The end of a text: what comes after its last border, whose tokens may still change."""
 
     anchor: str
+    """One character to encode `text` after, so that its tokens are those that it has within the
+    whole text; empty where `text` is the whole."""
     text: str
     seen: int = 0
-    """The first so many characters were searched for a border already."""
+    """So many of its characters were searched for a border before, in vain."""
 
 
-class Borders:
-    """The borders of one tokenizer."""
+class StableCuts:
+    """Where texts can be cut for one tokenizer."""
 
     def __init__(self, data: bytes, vocabulary: Vocabulary, normalizer: Any) -> None:
         """From a tokenizer.json's bytes, and the tokenizers library's normalizer for it or None."""
@@ -69,17 +70,18 @@ class Borders:
         self._added = {*added, *map(self._normal, added)} - {""}
         self._is_border: Callable[[str, str], bool] = lru_cache(_CACHE)(self._check)
 
-    def cuts(
+    def places(
         self, tail: Tail, least: int, encode: Callable[[str], list[int]]
     ) -> Iterator[tuple[int, str]]:
-        """Places to cut a tail at, not before `least`, and the anchor of the rest; the best first.
+        """Places to cut a tail at, in characters, and the anchor of what comes after; last first.
 
-        `encode` gives the tokens of a text in the tail's place.
+        None is before `least`. `encode` gives the tokens of a text that stands where the tail's
+        does, after the same anchor.
         """
         for place in self._between_two(tail, least):
             yield place, tail.text[place - 1]
         if self._merges_alone and self._has_doubled(tail):
-            place = self._settled(tail.text, encode)
+            place = last_certain_end(tail.text, self._reach, self._widths, encode)
             if place >= least:
                 yield place, LONER
 
@@ -114,29 +116,12 @@ class Borders:
         return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
 
     def _has_doubled(self, tail: Tail) -> bool:
-        """Whether a tail has become long, or twice as long as when it was last searched."""
-        long = _PATIENCE * self._reach
-        return (len(tail.text) // long).bit_length() > (tail.seen // long).bit_length()
+        """Whether a tail is long, and twice as long as when it was last searched.
 
-    def _settled(self, text: str, encode: Callable[[str], list[int]]) -> int:
-        """The last place where a token ends whatever follows; 0 for none.
-
-        Merges on one side of a place that no merge crosses do not know the other side. So if a
-        token ends at a place, the tokens before it are those of the text up to there. Whatever
-        follows, a token ends at one of the last `reach` places: the ends that the encodings up to
-        each of these share are final.
-
-            reach 4, "aaaaaaaaaa" of `aaaa`, `aa`, `a`: up to 10 they end at 4 8 10, up to 9 at
-            4 8 9, up to 8 at 4 8, up to 7 at 4 6 7; so 4 is final
+        The search encodes it some dozen times, so it is not done again for each token.
         """
-        shared = set(range(1, len(text)))
-        for end in range(max(len(text) - self._reach, 0) + 1, len(text) + 1):
-            place, ends = end, {end}
-            for token in reversed(encode(text[:end])):
-                place -= self._widths[token]
-                ends.add(place)
-            shared &= ends
-        return max(shared, default=0)
+        long = _LONG * self._reach
+        return (len(tail.text) // long).bit_length() > (tail.seen // long).bit_length()
 
     @cached_property
     def _widths(self) -> list[int]:
@@ -151,6 +136,38 @@ class Borders:
     def _reach(self) -> int:
         """The longest token's length in characters."""
         return max(self._widths)
+
+
+def last_certain_end(
+    text: str, reach: int, widths: Sequence[int], encode: Callable[[str], list[int]]
+) -> int:
+    """The last place in `text` where a token ends whatever follows the text; 0 for none.
+
+    For tokenizers whose tokens are made by merges alone. `reach` is the longest token's length in
+    characters, `widths` are the lengths of all tokens.
+
+    Whatever follows, one of the text's last `reach` places is the end of a token, as no token is
+    longer. Which of them is not known yet. But where a token ends, the tokens before it are those
+    of the text up to there, since no merge goes across. So each of these places is tried, and a
+    token's end that all the trials have in common is certain:
+
+        tokens `aaaa`, `aa`, `a`, so the reach is 4; the text is "aaaaaaaaaa"
+
+        if a token ends at 10, the tokens are aaaa aaaa aa, and end at 4, 8, 10
+                            9                 aaaa aaaa a              4, 8, 9
+                            8                 aaaa aaaa                4, 8
+                            7                 aaaa aa a                4, 6, 7
+
+        4 is in each line: the first `aaaa` is final
+    """
+    shared = set(range(1, len(text)))
+    for end in range(max(len(text) - reach, 0) + 1, len(text) + 1):
+        place, ends = end, {end}
+        for token in reversed(encode(text[:end])):
+            place -= widths[token]
+            ends.add(place)
+        shared &= ends
+    return max(shared, default=0)
 
 
 def _ends_word(before: str, after: str) -> bool:
@@ -177,10 +194,10 @@ def _crossing_bytes(vocabulary: Vocabulary) -> dict[str, frozenset[int]]:
 
 def _cuts_words(root: dict[str, Any]) -> bool:
     """Whether the pre-tokenizer is known to cut wherever letters or digits end."""
-    if not all(step["type"] in ("NFC", "NFKC") for step in _steps(root, "normalizer")):
+    if not all(step["type"] in ("NFC", "NFKC") for step in steps(root.get("normalizer"))):
         return False
     cutting = False
-    for step in _steps(root, "pre_tokenizer"):
+    for step in steps(root.get("pre_tokenizer")):
         if step["type"] == "Split":
             isolated = step["behavior"] == "Isolated" and not step["invert"]
             if not isolated or step["pattern"].get("Regex") not in _WORD_PATTERNS:
@@ -201,7 +218,7 @@ def _merges_alone(root: dict[str, Any], vocabulary: Vocabulary) -> bool:
     unusual = ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
     if not model.get("byte_fallback") or any(model.get(name) for name in unusual):
         return False
-    for step in (*_steps(root, "normalizer"), *_steps(root, "pre_tokenizer")):
+    for step in (*steps(root.get("normalizer")), *steps(root.get("pre_tokenizer"))):
         if step["type"] == "Replace":
             if len(step["pattern"].get("String", "")) != 1 or len(step["content"]) != 1:
                 return False
@@ -211,15 +228,3 @@ def _merges_alone(root: dict[str, Any], vocabulary: Vocabulary) -> bool:
     every_byte = sum(role == Role.BYTE for _, role in named) == 256
     plain = not any(LONER in name or "<0x" in name for name, role in named if role != Role.BYTE)
     return every_byte and plain and all(e.get("special") for e in root.get("added_tokens") or ())
-
-
-def _steps(root: dict[str, Any], section: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, sequences resolved."""
-    found, waiting = [], [root.get(section)]
-    while waiting:
-        step = waiting.pop(0)
-        if step and step["type"] == "Sequence":
-            waiting[:0] = step.get("normalizers") or step.get("pretokenizers") or []
-        elif step:
-            found.append(step)
-    return found

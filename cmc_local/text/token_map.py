@@ -268,7 +268,7 @@ class _FirstPiece:
         self._spaces: dict[str, int] = {}
 
     def __call__(self, text: bytes) -> int:
-        """A delta token, -1 for none; a broken character is spelled by its first byte."""
+        """A delta token, -1 for none. A text that begins within a character gets its first byte."""
         byte = self._bytes.get(text[:1])
         if byte is not None and text[:1] != b" ":
             return byte  # nothing else that it may say is the text
@@ -285,11 +285,13 @@ class _FirstPiece:
         return byte if byte is not None else next(iter(usable), -1)
 
     def _space(self, start: str) -> int:
-        """The token of a lone space, where a text of this start has it for its first; else -1.
+        """The lone space's token, where the encoding of such a text begins with it; else -1.
 
-        So it is where the start's tokens are its own bytes, nothing normalised: no token reaches
-        from the space into the word, or it would begin the text. Vocabularies have tens of
-        thousands of foreign words that begin with a space, and a few thousand starts of these.
+        `start` are the text's first two characters, " п" of " привет": vocabularies have tens of
+        thousands of foreign words after a space, but a few thousand of such starts, so it is enough
+        to encode these. If the start's tokens spell it byte by byte and the first is the space, so
+        it is in the whole text: a token that reached from the space into the word would begin the
+        text, and such texts have found a counterpart before.
         """
         if start[:1] != " ":
             return -1

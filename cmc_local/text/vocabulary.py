@@ -283,7 +283,7 @@ def _template_ends(processor: dict[str, Any] | None) -> tuple[int | None, int | 
     """
     first: int | None = None
     last: int | None = None
-    for part in _flat(processor):
+    for part in steps(processor):
         if part["type"] in ("BertProcessing", "RobertaProcessing"):
             return part["cls"][1], part["sep"][1]
         if part["type"] == "TemplateProcessing":
@@ -340,7 +340,7 @@ def _wordpiece_rule(prefix: str) -> Callable[[str], bytes]:
 def _markers(root: dict[str, Any]) -> Iterator[str]:
     """The texts that stand for a space: from Metaspace, or from a pair of Replace steps."""
     for section in ("decoder", "pre_tokenizer", "normalizer"):
-        for part in _flat(root.get(section)):
+        for part in steps(root.get(section)):
             if part["type"] == "Metaspace":
                 yield part["replacement"]
             elif part["type"] == "Replace":
@@ -352,17 +352,16 @@ def _markers(root: dict[str, Any]) -> Iterator[str]:
 
 def _has(root: dict[str, Any], kind: str, *sections: str) -> bool:
     """Whether one of the sections has a step of this kind."""
-    return any(part["type"] == kind for section in sections for part in _flat(root.get(section)))
+    return any(part["type"] == kind for section in sections for part in steps(root.get(section)))
 
 
-def _flat(section: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """The steps of a section of the file, `Sequence` opened up."""
+def steps(section: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The steps of a tokenizer.json's normalizer, pre-tokenizer, ...; `Sequence` opened up."""
     if section is None:
         return
     if section["type"] != "Sequence":
         yield section
         return
-    lists = ("normalizers", "pretokenizers", "decoders", "processors")
-    for key in lists:
+    for key in ("normalizers", "pretokenizers", "decoders", "processors"):
         for inner in section.get(key) or ():
-            yield from _flat(inner)
+            yield from steps(inner)

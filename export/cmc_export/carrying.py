@@ -33,7 +33,7 @@ class Carry:
     def __call__(self, delta: Tensor, template: Tensor) -> Tensor:
         """`delta` (N, V_delta) logits, `template` (N, V_template) log-probabilities or logits.
 
-        Tokens without counterpart get the fill that keeps their total probability (DESIGN.md):
+        Tokens without counterpart get the fill that keeps their total probability (docs/design.md):
         logsumexp_mapped(template + shift) - logsumexp_mapped(template); 0 where no token has one.
         """
         open_end = torch.cat([delta, delta.new_zeros(len(delta), 1)], dim=1)

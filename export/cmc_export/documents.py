@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cmc_export.recipe import Separator
 from cmc_local.errors import DataError
+from cmc_local.text.records import read_records
 
 
 def read_documents(paths: Sequence[Path], separator: Separator) -> list[str]:
@@ -21,7 +21,7 @@ def read_documents(paths: Sequence[Path], separator: Separator) -> list[str]:
             raise DataError(f"{path} does not exist: give a text file") from None
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read as UTF-8 text ({error}): convert it") from None
-        parts = _json_texts(path, text) if path.suffix == ".jsonl" else _split(text, separator)
+        parts = _json_texts(path) if path.suffix == ".jsonl" else _split(text, separator)
         documents += [part for part in (part.strip() for part in parts) if part]
     if not documents:
         raise DataError(f"{paths[0]}: no text in it: give a file with documents")
@@ -34,15 +34,9 @@ def _split(text: str, separator: Separator) -> list[str]:
     return text.splitlines() if separator == "line" else re.split(r"\n[ \t\r]*\n", text)
 
 
-def _json_texts(path: Path, text: str) -> Iterable[str]:
-    for number, line in enumerate(text.split("\n"), 1):  # U+2028 may stand in a string
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)
-        except ValueError:
-            document = None
-        value = document.get("text") if isinstance(document, dict) else document
+def _json_texts(path: Path) -> Iterator[str]:
+    for place, record in read_records(path, '{"text": "..."} or a JSON string a line', texts=True):
+        value = record.get("text") if isinstance(record, dict) else record
         if not isinstance(value, str):
-            raise DataError(f'{path}:{number}: expected {{"text": "..."}} or a JSON string')
+            raise DataError(f'{place}: expected {{"text": "..."}} or a JSON string')
         yield value

@@ -1,4 +1,4 @@
-"""The delta's ONNX graph: DESIGN.md's inputs and outputs around GroupQueryAttention.
+"""The delta's ONNX graph: docs/design.md's inputs and outputs around GroupQueryAttention.
 
     input_ids (B, T), seqlens_k (B,), total_sequence_length (1,), logit_positions (K,),
     past_key_i, past_value_i (B, H_kv, S, D)  ->  logits (B, K, V), present_key_i, present_value_i

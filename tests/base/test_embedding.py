@@ -107,7 +107,7 @@ def test_the_pooling_is_what_the_gguf_names(
 def test_a_model_that_ranks_is_refused(gguf: Path, tmp_path: Path) -> None:
     with (
         exact(naming(gguf, tmp_path / "ranks.gguf", RANK)) as base,
-        pytest.raises(GGUFError, match="ranks texts and embeds none: choose another"),
+        pytest.raises(GGUFError, match="ranks"),
     ):
         base.embed([1, 300])
 
@@ -170,7 +170,7 @@ def test_its_context_grows_with_the_text_and_stays_one(gguf: Path) -> None:
 def test_a_text_that_does_not_fit_is_refused(gguf: Path) -> None:
     with exact(gguf, context=64) as base:
         assert base.embed([1] * 64).shape == (32,)
-        with pytest.raises(PromptTooLong, match=r"65 tokens to embed .* of 64: split the text"):
+        with pytest.raises(PromptTooLong, match="65 tokens"):
             base.embed([1] * 65)
         with pytest.raises(UsageError, match="at least one token"):
             base.embed([])

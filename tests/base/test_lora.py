@@ -58,7 +58,7 @@ def test_scale_zero_is_none_bit_for_bit(tiny_gguf: Path, lora: Path) -> None:
 
 
 def test_what_is_no_lora_is_refused(tiny_gguf: Path, learnt: Pairs, tmp_path: Path) -> None:
-    with pytest.raises(GGUFError, match="is no LoRA: give a GGUF file that"):
+    with pytest.raises(GGUFError, match="no LoRA"):
         logits(tiny_gguf, (tiny_gguf, 1.0))
     with pytest.raises(GGUFError, match="does not exist"):
         logits(tiny_gguf, (tmp_path / "none.gguf", 1.0))
@@ -66,16 +66,16 @@ def test_what_is_no_lora_is_refused(tiny_gguf: Path, learnt: Pairs, tmp_path: Pa
     with pytest.raises(GGUFError, match="is no GGUF file"):
         logits(tiny_gguf, (tmp_path / "text.gguf", 1.0))
     other_kind = lora_gguf(tmp_path / "kind.gguf", learnt, kind="control_vector")
-    with pytest.raises(GGUFError, match=r"kind\.gguf does not fit .* \(.*control_vector.*\)"):
+    with pytest.raises(GGUFError, match="control_vector"):
         logits(tiny_gguf, (other_kind, 1.0))
 
 
 def test_a_lora_of_another_model_is_refused(tiny_gguf: Path, learnt: Pairs, tmp_path: Path) -> None:
     other = lora_gguf(tmp_path / "other.gguf", learnt, architecture="qwen2")
-    with pytest.raises(GGUFError, match=r"does not fit .* \(model arch and LoRA arch mismatch"):
+    with pytest.raises(GGUFError, match="mismatch"):
         logits(tiny_gguf, (other, 1.0))
     wide = {name: (np.repeat(a, 2, axis=1), b) for name, (a, b) in learnt.items()}
-    with pytest.raises(GGUFError, match=r"does not fit .* \(.*incorrect shape"):
+    with pytest.raises(GGUFError, match="incorrect shape"):
         logits(tiny_gguf, (lora_gguf(tmp_path / "wide.gguf", wide), 1.0))
 
 
@@ -87,5 +87,5 @@ def test_a_damaged_lora_is_refused(tiny_gguf: Path, lora: Path, tmp_path: Path) 
 
 
 def test_a_scale_is_a_finite_number(tiny_gguf: Path, lora: Path) -> None:
-    with pytest.raises(UsageError, match="must be a finite number, not nan"):
+    with pytest.raises(UsageError, match="finite"):
         logits(tiny_gguf, (lora, float("nan")))

@@ -94,7 +94,7 @@ def test_the_context_is_what_the_model_was_trained_with(base: BaseModel, tiny_gg
     assert base.n_ctx == 128
     with BaseModel(tiny_gguf, context=64) as smaller:
         assert smaller.n_ctx == 64
-        with pytest.raises(PromptTooLong, match=r"65 tokens do not fit .* 64: shorten"):
+        with pytest.raises(PromptTooLong, match="65 tokens"):
             smaller.decode([1] * 65, start=0)
 
 

@@ -47,14 +47,14 @@ def test_addresses_stand_in_one_text_or_in_several() -> None:
     ],
 )
 def test_what_is_no_address_is_wrong_use(text: str) -> None:
-    with pytest.raises(UsageError, match="is no address of an RPC server: give HOST:PORT") as error:
+    with pytest.raises(UsageError, match="HOST:PORT") as error:
         BaseModel("model.gguf", rpc=[text])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("port", [0, 65536])
 def test_a_port_is_16_bits(port: int) -> None:
-    with pytest.raises(UsageError, match=f"port {port} of RPC server host:{port} is not within"):
+    with pytest.raises(UsageError, match=f"port {port}"):
         base_rpc.addresses([f"host:{port}"])
 
 
@@ -66,7 +66,7 @@ def test_a_build_without_rpc_says_how_to_make_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_servers_without_layers_are_refused() -> None:
-    with pytest.raises(UsageError, match="leave nothing for the RPC servers"):
+    with pytest.raises(UsageError, match="layers"):
         BaseModel("model.gguf", rpc=[SERVER], gpu_layers=0)
 
 
@@ -133,15 +133,15 @@ def test_a_silent_server_is_not_waited_for(
     probe: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_rpc, "_ANSWER_SECONDS", 0.3)
-    with pytest.raises(DeviceError, match=r"silent for 0.3 s; it may be serving another client"):
+    with pytest.raises(DeviceError, match="another client"):
         probe("time.sleep(60)")
 
 
 def test_it_is_asked_by_address_and_without_a_back_trace(probe: Callable[[str], None]) -> None:
-    probe(
-        f"assert sys.argv[1:] == ['ggml-rpc', '{SERVER}'] and sys.flags.isolated\n"
-        "assert os.environ['GGML_NO_BACKTRACE']"
-    )
+    seen = "sys.argv[1:], sys.flags.isolated, os.environ['GGML_NO_BACKTRACE']"
+    with pytest.raises(DeviceError) as error:
+        probe(f"print({seen}, file=sys.stderr); sys.exit(1)")
+    assert f"(['ggml-rpc', '{SERVER}'] 1 1)" in str(error.value)
 
 
 ASKS_FOR_EVER = """
@@ -258,7 +258,7 @@ def test_a_server_has_one_client_and_outlives_those_it_refuses(
     address, _ = start()
     monkeypatch.setattr(base_rpc, "_ANSWER_SECONDS", 1.0)
     load = partial(BaseModel, bundled.base(), threads=1, context=256, rpc=[address])
-    with load(), pytest.raises(DeviceError, match="it may be serving another client"):
+    with load(), pytest.raises(DeviceError, match="another client"):
         load()
     with load() as again:
         again.decode([1, 300], start=0)
@@ -269,7 +269,7 @@ def test_where_no_server_is_one_line_says_so(
     start: Callable[[], tuple[str, int]], bundled_models: Path, host: str
 ) -> None:
     address = f"{host}:{free_port()}"
-    with pytest.raises(CmcError, match=f"no RPC server can be used at {address} ") as error:
+    with pytest.raises(CmcError, match=address) as error:
         BaseModel(bundled.base(), rpc=[address])
     assert isinstance(error.value, DeviceError) and "\n" not in str(error.value)
 

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from cmc_local.base import tokenizer as base_tokenizer
 from cmc_local.base.tokenizer_json import tokenizer_of
-from cmc_local.base.vocabulary import read_vocabulary
+from cmc_local.base.vocabulary import encode, read_vocabulary
 from cmc_local.errors import GGUFError, TokenizerError
 from cmc_local.text.delta_tokenizer import DeltaTokenizer
 from cmc_local.text.vocabulary import Role, from_tokenizer_json
@@ -89,7 +88,7 @@ def test_a_pre_tokenizer_by_name_cuts_as_llama_cpp_does(
     renamed = rename_pre_tokenizer(vocabulary, name, tmp_path / f"{name}.gguf")
     texts = Path(f"{vocabulary}.inp").read_text(encoding="utf-8").split(BORDER)
     text = "\n".join(text for text in texts if text)
-    assert ids(renamed, text) == base_tokenizer.encode(renamed, text)
+    assert ids(renamed, text) == encode(renamed, text)
 
 
 def rename_pre_tokenizer(path: Path, name: str, target: Path) -> Path:
@@ -150,7 +149,7 @@ def test_the_ends_are_those_that_the_gguf_names(
 
 def test_an_end_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     path = header(tmp_path / "v.gguf", begin=1, end=6)
-    with pytest.raises(TokenizerError, match="names the EOS token 6, outside its 6 tokens"):
+    with pytest.raises(TokenizerError, match="EOS token 6"):
         tokenizer_of(path)
 
 
@@ -160,11 +159,11 @@ def test_tiny_models_tokens_are_llama_cpps(
     which: str, tiny_gguf: Path, other_gguf: Path, text: str
 ) -> None:
     path = {"tiny": tiny_gguf, "other": other_gguf}[which]
-    assert ids(path, text) == base_tokenizer.encode(path, text)
+    assert ids(path, text) == encode(path, text)
 
 
 def test_what_cannot_be_written_is_refused(shared_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="the pre-tokenizer deepseek-llm, whose pattern"):
+    with pytest.raises(TokenizerError, match="deepseek-llm"):
         tokenizer_of(shared_data / "vocab" / "ggml-vocab-deepseek-llm.gguf")
     (tmp_path / "no.gguf").write_bytes(b"no")
     with pytest.raises(GGUFError, match="is no GGUF file"):
@@ -187,5 +186,5 @@ def test_a_damaged_tokenizer_is_one_line(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(TokenizerError, match=r"m\.gguf holds a damaged tokenizer"):
+    with pytest.raises(TokenizerError, match=r"m\.gguf .*damaged"):
         tokenizer_of(tmp_path / "m.gguf")

@@ -11,7 +11,7 @@ import tiny_models
 from cmc_local.base import library as base_library
 from cmc_local.base.gguf_header import Array, Tensor, read
 from cmc_local.base.model import BaseModel
-from cmc_local.base.vocabulary import kind_of, read_metadata, read_vocabulary, vocabulary_of
+from cmc_local.base.vocabulary import kind_of, read_vocabulary, vocabulary_of
 from cmc_local.errors import GGUFError
 from cmc_local.text.vocabulary import Role, Vocabulary, from_tokenizer_json
 
@@ -51,7 +51,7 @@ def test_every_token_that_ends_a_generation_is_found(
 ) -> None:
     path = shared_data / "vocab" / f"ggml-vocab-{file}.gguf"
     vocabulary = read_vocabulary(path)
-    assert (len(vocabulary), kind_of(read_metadata(path))) == (size, kind)
+    assert (len(vocabulary), kind_of(read(path).metadata)) == (size, kind)
     assert ends <= {vocabulary.names[i] for i in np.flatnonzero(vocabulary.roles == Role.EOS)}
 
 
@@ -93,7 +93,7 @@ def test_an_open_model_has_the_files_vocabulary(tiny_gguf: Path) -> None:
 
 
 def test_metadata_has_values_and_the_lengths_of_lists(tiny_gguf: Path) -> None:
-    metadata = read_metadata(tiny_gguf)
+    metadata = read(tiny_gguf).metadata
     assert metadata["general.architecture"] == "llama"
     assert metadata["llama.block_count"] == 2
     assert metadata["llama.rope.freq_base"] == 10000.0
@@ -114,7 +114,7 @@ def test_a_header_cut_off_anywhere_is_one_line(tiny_gguf: Path, tmp_path: Path, 
     path = tmp_path / "short.gguf"
     path.write_bytes(tiny_gguf.read_bytes()[:size])
     with pytest.raises(GGUFError, match="download or copy it again"):
-        read_metadata(path)
+        read(path)
     with pytest.raises(GGUFError, match=r"short\.gguf"):
         read_vocabulary(path)
 

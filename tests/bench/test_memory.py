@@ -13,12 +13,6 @@ from cmc_local.bench.memory import Memory, peak, resident
 STATUS = "Name:\tpython\nVmPeak:\t  999 kB\nVmRSS:\t  {} kB\nThreads:\t2\n"
 
 
-def test_what_is_resident_is_read_in_kilobytes(tmp_path: Path) -> None:
-    status = tmp_path / "status"
-    status.write_text(STATUS.format(100))
-    assert resident(status) == 102_400
-
-
 def test_each_part_is_what_came_on_top(tmp_path: Path) -> None:
     status = tmp_path / "status"
     status.write_text(STATUS.format(100))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cmc_local.bench.arms import Kind, Place, Sample
-from cmc_local.bench.ratios import Main, ratios, to_plain
+from cmc_local.bench.ratios import Main, ratios
 
 MAIN = Main("prose", 300)
 
@@ -77,11 +77,3 @@ def test_the_longest_prompt_is_compared_with_the_shortest() -> None:
         samples[Place("plain", "prose", context)] = twice(plain)
         samples[Place("steered", "prose", context)] = twice(steered)
     assert ratios(samples, MAIN)["long_vs_short"] == [0.625, 0.625]  # 0.5 of 0.8
-
-
-def test_an_arm_is_compared_with_plain_text_in_its_own_place() -> None:
-    samples = measured(plain=1, steered=2)
-    samples[Place("steered", "editing", 200)] = twice(1)
-    assert to_plain(samples, MAIN.place("steered")) == [0.5, 0.5]
-    assert to_plain(samples, MAIN.place("plain")) is None
-    assert to_plain(samples, Place("steered", "editing", 200)) is None

@@ -15,7 +15,7 @@ from cmc_local.base.vocabulary import read_vocabulary
 from cmc_local.bench import stock as module
 from cmc_local.bench.arms import Place
 from cmc_local.bench.passages import Passage
-from cmc_local.bench.stock import NaiveArm, Processor, Stock, StockArm, naive_delta
+from cmc_local.bench.stock import Processor, RivalArm, Stock, naive_delta
 from cmc_local.delta.adapter import Adapter
 from cmc_local.delta.onnx_delta import OnnxDelta
 from cmc_local.text import token_map
@@ -76,7 +76,7 @@ def test_stock_writes_the_text_and_times_all_but_the_first_token(
     stock: Stock, tiny_gguf: Path
 ) -> None:
     wanted = passage(tiny_gguf)
-    arm = StockArm(PLACE, stock, wanted)
+    arm = RivalArm(PLACE, stock, wanted)
     for _ in range(2):
         sample = arm.run()
         assert sample.emitted == (wanted.reply,)
@@ -139,7 +139,7 @@ def test_the_naive_arm_goes_back_to_the_question_each_time(
     delta = processor._delta
     real = delta.feed
     monkeypatch.setattr(delta, "feed", lambda slot, t: (fed.append(len(t)), real(slot, t))[1])
-    arm = NaiveArm(PLACE, stock, wanted, processor, QUESTION)
+    arm = RivalArm(PLACE, stock, wanted, processor, QUESTION)
     assert arm.run().emitted == (wanted.reply,)
     steps = list(fed)
     assert steps[0] == len(QUESTION)
@@ -154,7 +154,7 @@ def test_a_full_context_of_the_delta_is_no_end(
     stock: Stock, processor: Processor, tiny_gguf: Path
 ) -> None:
     long = tuple(range(40, 54))  # 14 of 16 tokens
-    arm = NaiveArm(PLACE, stock, passage(tiny_gguf), processor, long)
+    arm = RivalArm(PLACE, stock, passage(tiny_gguf), processor, long)
     assert len(arm.run().emitted[0]) == 6
 
 
@@ -166,7 +166,7 @@ def test_what_goes_wrong_in_the_processor_is_raised(
 
     monkeypatch.setattr(processor, "_mapped", broken)
     with pytest.raises(MemoryError, match="no room"):
-        NaiveArm(PLACE, stock, passage(tiny_gguf), processor, QUESTION).run()
+        RivalArm(PLACE, stock, passage(tiny_gguf), processor, QUESTION).run()
 
 
 def test_the_rivals_options_are_the_librarys_own() -> None:

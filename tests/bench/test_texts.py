@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -56,56 +54,9 @@ def test_replies_that_repeat_are_found_in_their_prompts(name: texts.Name) -> Non
     assert len(sample.reply) > 700
 
 
-def test_the_edited_letter_differs_in_six_words() -> None:
-    sample = texts.sample("editing")
-    letter = sample.prompt[sample.prompt.index("Dear") :]
-    assert 1_800 < len(letter) < 2_300
-    changes = [
-        line for line in difflib.ndiff(letter.split(), sample.reply.split()) if line[0] != " "
-    ]
-    assert [line[2:] for line in changes if line[0] == "-"] == (
-        ["wich", "payed", "drive", "was", "recieve", "it's"]
-    )
-    assert [line[2:] for line in changes if line[0] == "+"] == (
-        ["which", "paid", "drives", "were", "receive", "its"]
-    )
-
-
-def test_the_extracted_lines_are_the_unpaid_ones() -> None:
-    sample = texts.sample("extraction")
-    orders = [line.split(" | ") for line in sample.prompt.splitlines() if line.startswith("Order ")]
-    unpaid = [
-        " | ".join((n, who, what, where))
-        for n, _, who, what, where, _, paid in orders
-        if paid == "not paid"
-    ]
-    assert sample.reply.splitlines() == unpaid
-    assert 0 < len(unpaid) < len(orders)
-
-
-def test_texts_are_plain_and_end_with_a_line() -> None:
-    for name in texts.NAMES:
-        sample = texts.sample(name)
-        assert sample.name == name
-        assert sample.text.isascii()
-        assert sample.reply.endswith(".\n") or name != "prose"
-        assert sample.reply.endswith("\n") and not sample.reply.endswith("\n\n")
-        assert "===" not in sample.text
-        assert not re.search(r"[ \t]\n|\t|  ", sample.text)
-
-
 def test_another_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="no bundled text 'poem': choose one of prose, editing"):
+    with pytest.raises(UsageError, match="'poem'"):
         texts.sample("poem")  # type: ignore[arg-type]
-
-
-def test_reading_a_text_loads_nothing_heavy() -> None:
-    program = (
-        "import sys; from cmc_local.bench import texts; texts.sample('prose')\n"
-        "print({'numpy', 'llama_cpp', 'onnxruntime', 'tokenizers', 'click'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr
 
 
 def test_the_wheel_carries_them() -> None:

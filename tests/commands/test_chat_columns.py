@@ -103,6 +103,14 @@ def test_while_it_comes_the_end_of_the_answer_is_seen(monkeypatch: pytest.Monkey
         ]
 
 
+def test_a_page_without_room_to_be_redrawn_is_written_once_at_the_end() -> None:
+    page = console(height=2)  # the labels and one row would fill it, and scroll
+    with Columns(["plain", "bee 1"], page) as (left, _right):
+        left.write("to be or not")
+        left.foot("done")
+    assert written(page).count("plain") == 1
+
+
 def test_an_error_leaves_what_was_written() -> None:
     page = console()
     with pytest.raises(ZeroDivisionError), Columns(["plain", "bee 1"], page) as (left, _right):

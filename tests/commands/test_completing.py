@@ -63,26 +63,6 @@ def test_one_line_teaches_bash(environment: dict[str, str]) -> None:
     assert done.stderr == ""
 
 
-@bash
-def test_tab_in_an_interactive_bash(environment: dict[str, str], tmp_path: Path) -> None:
-    pexpect = pytest.importorskip("pexpect")
-    shell = pexpect.spawn(
-        "bash",
-        ["--norc", "--noprofile"],
-        env={**environment, "TERM": "dumb", "PS1": "$ "},
-        cwd=str(tmp_path),
-        encoding="utf-8",
-        timeout=60,
-    )
-    try:
-        shell.sendline('eval "$(_CMC_LOCAL_COMPLETE=bash_source cmc-local)"; echo "re"ady')
-        shell.expect_exact("ready\r\n")
-        shell.send("cmc-local doc\t")
-        shell.expect_exact("cmc-local doctor ")
-    finally:
-        shell.close(force=True)
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completing_a_command_imports_none(environment: dict[str, str], shell: str) -> None:
     program = (

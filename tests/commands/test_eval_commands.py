@@ -236,26 +236,13 @@ def test_any_model_is_asked_of_the_world(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("questions")
-def test_a_stopped_examination_goes_on(run: Run, loader: Loader) -> None:
-    whole = rows(run("world", *WORLD))
-    steps = len(loader.bases[-1].decoded)
-    loader.fails_at = steps // 2
-    assert run("world", *WORLD, "--output", "r.json").exit_code == 130
-    loader.fails_at = None
-    assert rows(run("world", *WORLD, "--output", "r.json")) == whole
-    assert len(loader.bases[-1].decoded) < steps
-    refused = run("world", *WORLD, "--output", "r.json", "--part", "validation")
-    assert "part differs" in refused.stderr
-
-
-@pytest.mark.usefixtures("questions")
 @pytest.mark.parametrize(
     "words", [("--adapter", "delta"), ("--alphas", "0"), ("--name", "x"), ("--base-prompt", "raw")]
 )
 def test_what_is_said_of_one_model_needs_its_file(run: Run, words: tuple[str, ...]) -> None:
     done = run("world", *words)
     assert (done.stdout, done.exit_code) == ("", 2)
-    assert f"{words[0]} is said of one model: name it with --gguf" in done.stderr
+    assert f"{words[0]} is for one model" in done.stderr
 
 
 @pytest.mark.usefixtures("questions")

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 import cmc_local.server.running
 from cmc_local import bundled, real_models
 from cmc_local.commands import demo_real, loading, main
-from cmc_local.commands.options import Devices
+from cmc_local.commands.model_choice import Devices, ModelChoice
 from cmc_local.errors import InputError
 from cmc_local.settings import Sampling
 
@@ -55,7 +55,8 @@ def here(models: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CMC_REAL", str(real))
     monkeypatch.setattr(real_models, "PACKAGE", "llm-none")
     monkeypatch.setattr(demo_real, "GREEDY", Sampling(temperature=0, max_tokens=12))
-    monkeypatch.setattr(demo_real, "Devices", partial(Devices, threads=1))
+    one_thread = partial(ModelChoice, devices=Devices(threads=1))
+    monkeypatch.setattr(demo_real, "ModelChoice", one_thread)
 
 
 def run(*words: str, stdin: str = "a\n") -> Result:
@@ -78,9 +79,9 @@ def loaded(here: None, monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
     """Filled in place of loading anything."""
     found: list[Loaded] = []
 
-    def steered(gguf: Path, adapters: Any, *, proxies: Any = (), loras: Any = (), **_: Any) -> None:
-        acting = loading.acting_adapters(gguf, adapters, proxies, loras)
-        found.append(Loaded(gguf.name, [(one.path.name, one.alpha) for one in acting]))
+    def steered(chosen: ModelChoice) -> None:
+        acting = [(one.path.name, one.alpha) for one in chosen.acting]
+        found.append(Loaded(chosen.gguf.name, acting))
         raise InputError("loaded")
 
     def serve(
@@ -161,15 +162,12 @@ def test_small_models_answer_greedily(
 ) -> None:
     import click
 
-    from cmc_local.commands import options
+    from cmc_local.commands.usual_model import talking
 
     seen: list[float] = []
 
     @click.command()
-    @options.gguf
-    @options.adapters
-    @options.sampling
-    @loading.usual_model
+    @talking
     def command(*, sampling: Any, **_: Any) -> None:
         seen.append(sampling.temperature)
 
@@ -210,11 +208,11 @@ from pathlib import Path
 from functools import partial
 from cmc_local import bundled, real_models
 from cmc_local.commands import demo_real, main
-from cmc_local.commands.options import Devices
+from cmc_local.commands.model_choice import Devices, ModelChoice
 from cmc_local.settings import Sampling
 
 demo_real.GREEDY = Sampling(temperature=0, max_tokens=12)
-demo_real.Devices = partial(Devices, threads=1)
+demo_real.ModelChoice = partial(ModelChoice, devices=Devices(threads=1))
 folder = Path(sys.argv[1])
 bundled.folder = lambda: folder
 real_models.PACKAGE = "llm-none"
@@ -308,12 +306,8 @@ def test_the_demo_asks_every_question_plain_and_steered(here: None) -> None:
     told = "Not here: Gemma 3 270M and Qwen2.5-Coder-0.5B-Instruct. docs/how-to/real-models.md says"
     assert told in " ".join(done.stdout.split())
     assert max(map(len, lines)) <= 80
-
-
-def test_the_demo_shows_what_steering_changed(here: None) -> None:
-    done = run("demo", "--real").stdout
-    arms = done.split("  [plain]\n")[1].split("  [brief 1]\n")
-    assert arms[0].splitlines()[0] != arms[1].splitlines()[0]
+    plain, steered = done.stdout.split("  [plain]\n")[1].split("  [brief 1]\n")
+    assert plain.splitlines()[0] != steered.splitlines()[0]
 
 
 def test_the_demo_without_models_or_adapter_says_what_to_do(

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cmc_local.commands import generate_rows, loading, main
-from cmc_local.errors import UsageError
+from cmc_local.commands import loading, main
+from cmc_local.commands.model_choice import ModelChoice
 from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import Limits
 from fakes import NEWLINE, B, FakeBase
 
 Run = Callable[..., Result]
@@ -93,7 +92,7 @@ def test_jsonl_goes_from_stdin_to_stdout(run: Run) -> None:
     [
         ('{"prompt": ', "Expecting value"),
         ('["b"]', "list found"),
-        ('{"text": "b"}', "expected an object"),
+        ('{"text": "b"}', "expected an object with"),
         ('{"prompt": 7}', '"prompt" must be a text'),
         ('{"messages": "b"}', '"messages" must be a list'),
         ('{"prompt": "b\\ud83d"}', "half a character"),
@@ -132,15 +131,6 @@ def test_what_cannot_be_answered_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_row_messages_puts_the_system_text_first() -> None:
-    assert generate_rows.row_messages({"question": "b", "system": "a"}) == [
-        {"role": "system", "content": "a"},
-        {"role": "user", "content": "b"},
-    ]
-    with pytest.raises(UsageError, match="expected an object"):
-        generate_rows.row_messages({})
-
-
 # --- chat, piped -----------------------------------------------------------------------------
 
 
@@ -171,9 +161,9 @@ def test_rows_answered_at_once_come_out_in_their_order(
 ) -> None:
     loaded: list[SteeredModel] = []
 
-    def fake(*_: object, limits: Limits, **__: object) -> SteeredModel:
+    def fake(chosen: ModelChoice) -> SteeredModel:
         base = FakeBase(lambda seen: (float(len(seen) % 7 == 0), 0.5, 0, 0, 0), n_ctx=32)
-        loaded.append(SteeredModel(base, base.sampler, limits=limits))
+        loaded.append(SteeredModel(base, base.sampler, limits=chosen.limits))
         return loaded[-1]
 
     monkeypatch.setattr(loading, "steered", fake)

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 import tiny_models
 from cmc_local import bundled
-from cmc_local.commands import choices, loading, main, options
-from cmc_local.commands.choices import LoraChoice, ProxyChoice
-from cmc_local.commands.options import Devices
-from cmc_local.errors import GGUFError, InputError, UsageError
+from cmc_local.commands import loading, main, options
+from cmc_local.commands.model_choice import Devices, ModelChoice
+from cmc_local.errors import GGUFError, UsageError
+from cmc_local.hub.places import LoraChoice, ProxyChoice
 from cmc_local.model.steered import SteeredModel
-from cmc_local.settings import Control, Limits
+from cmc_local.settings import Limits
 from cmc_local.text.prompts import named_form
 from tiny_loras import lora_gguf, pairs
 
@@ -63,28 +63,9 @@ def test_a_pair_of_files_and_a_strength(tmp_path: Path) -> None:
     assert found == ProxyChoice(one, odd, 1.0, prompt)
 
 
-@pytest.mark.parametrize("words", ["{0}", "{0},", ",{0}", ",", "", " , "])
-def test_less_than_two_files_is_refused(tmp_path: Path, words: str) -> None:
-    (tmp_path / "a.gguf").touch()
-    with pytest.raises(UsageError, match="give two GGUF files with a comma between them"):
-        choices.parse_proxy(words.format(tmp_path / "a.gguf"))
-
-
-def test_what_is_not_there_or_no_strength_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.gguf"
-    path.touch()
-    with pytest.raises(InputError, match=r"no GGUF file at .*none\.gguf"):
-        choices.parse_proxy(f"{path},{tmp_path}/none.gguf:0.5")
-    for parse, option, text in (
-        (choices.parse_proxy, "--proxy", f"{path},{path}:high"),
-        (choices.parse_lora, "--lora", f"{path}:nan"),
-    ):
-        with pytest.raises(UsageError, match=f"{option} .* is no strength"):
-            parse(text)
-    with pytest.raises(InputError, match=r"no LoRA file at .*none\.gguf: give the path"):
-        choices.parse_lora(f"{tmp_path}/none.gguf:0.5")
-    with pytest.raises(UsageError, match="no prompt form 'chat'"):
-        made(options.proxies, "proxies", "--proxy", f"{path},{path}", "--proxy-prompt", "chat")
+def test_an_unknown_prompt_form_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(UsageError, match="'chat'"):
+        made(options.proxies, "proxies", "--proxy-prompt", "chat")
 
 
 def test_lora_files_and_their_scales(tmp_path: Path) -> None:
@@ -99,22 +80,23 @@ def test_lora_files_and_their_scales(tmp_path: Path) -> None:
 
 def load(gguf: Path, **rivals: Any) -> SteeredModel:
     return loading.steered(
-        gguf,
-        (),
-        control=Control(),
-        limits=Limits(context=128),
-        devices=DEVICES,
-        **rivals,
+        ModelChoice(gguf=gguf, limits=Limits(context=128), devices=DEVICES, **rivals)
     )
 
 
 def test_a_pair_acts_with_its_strength_and_form(tiny_gguf: Path, expert_gguf: Path) -> None:
     pair = ProxyChoice(expert_gguf, tiny_gguf, 0.5)
-    with load(tiny_gguf, proxies=[pair]) as model:
+    with load(tiny_gguf, proxies=(pair,)) as model:
         assert dict(model.alphas) == {"proxy-expert-F32": 0.5}
         assert model.adapters["proxy-expert-F32"].form == named_form("cmc")
     first = ProxyChoice(expert_gguf, tiny_gguf, 1.0, "Q: {query}\nA:")
-    with load(tiny_gguf, proxies=[first, pair]) as model:
+    with load(
+        tiny_gguf,
+        proxies=(
+            first,
+            pair,
+        ),
+    ) as model:
         assert list(model.adapters) == ["proxy-expert-F32", "proxy-expert-F32-2"]
         assert [one.form.turn for one in model.adapters.values()] == ["Q: {query}\nA:"] * 2
 
@@ -133,9 +115,9 @@ def test_a_bundled_base_takes_no_adapter_beside_a_rival(
     tiny_gguf: Path, lora: Path, expert_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundled, "folder", lambda: tiny_gguf.parent)
-    with load(tiny_gguf, loras=[LoraChoice(lora)]) as model:
+    with load(tiny_gguf, loras=(LoraChoice(lora),)) as model:
         assert not model.adapters
-    with load(tiny_gguf, proxies=[ProxyChoice(expert_gguf, tiny_gguf)]) as model:
+    with load(tiny_gguf, proxies=(ProxyChoice(expert_gguf, tiny_gguf),)) as model:
         assert list(model.adapters) == ["proxy-expert-F32"]
 
 
@@ -143,10 +125,10 @@ def test_files_that_do_not_fit_end_in_one_line(
     tiny_folder: Path, tiny_gguf: Path, other_gguf: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(GGUFError, match="different vocabularies"):
-        load(tiny_gguf, proxies=[ProxyChoice(tiny_gguf, other_gguf)])
+        load(tiny_gguf, proxies=(ProxyChoice(tiny_gguf, other_gguf),))
     lora = lora_gguf(tmp_path / "lora.gguf", pairs(tiny_folder), architecture="qwen2")
     with pytest.raises(GGUFError, match="does not fit"):
-        load(tiny_gguf, loras=[LoraChoice(lora)])
+        load(tiny_gguf, loras=(LoraChoice(lora),))
 
 
 def test_the_chat_takes_both(tiny_gguf: Path, expert_gguf: Path, lora: Path) -> None:
@@ -169,11 +151,7 @@ def test_the_chat_takes_both(tiny_gguf: Path, expert_gguf: Path, lora: Path) -> 
 
 def test_rpc_is_network(bundled_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UsageError, match="--rpc uses the network, which --offline forbids"):
+    with pytest.raises(UsageError, match="--rpc"):
         loading.steered(
-            bundled_models / "larger.gguf",
-            (),
-            control=Control(),
-            limits=Limits(),
-            devices=Devices(rpc=("there:1",)),
+            ModelChoice(gguf=bundled_models / "larger.gguf", devices=Devices(rpc=("there:1",)))
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,8 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cmc_local import __version__, commands
-from cmc_local.commands import COMMANDS, choices, generate, main, options
+from cmc_local.commands import COMMANDS, generate, main, options
 from cmc_local.errors import AdapterError, CmcError, PromptTooLong, UsageError
+from cmc_local.hub import places
 from cmc_local.settings import Control, Limits, Sampling
 
 
@@ -226,35 +226,10 @@ def test_adapters_are_repeatable_each_with_its_strength(tmp_path: Path) -> None:
     first.mkdir(), second.mkdir()
     chosen = made(options.adapters, "--adapter", f"{first}:-0.5", "-a", str(second))
     assert chosen == (
-        choices.AdapterChoice(first, -0.5),
-        choices.AdapterChoice(second, None),
+        places.AdapterChoice(first, -0.5),
+        places.AdapterChoice(second, None),
     )
     assert made(options.adapters) == ()
-
-
-@pytest.mark.parametrize("tail", ["abc", "", "nan", "inf", "0,5"])
-def test_a_strength_that_is_no_number_is_wrong_use(tmp_path: Path, tail: str) -> None:
-    with pytest.raises(UsageError, match=r"is no strength; write a number .*:0\.8") as caught:
-        choices.parse_adapter(f"{tmp_path}:{tail}")
-    assert caught.value.exit_code == 2
-
-
-def test_a_colon_of_the_path_itself_is_kept(tmp_path: Path) -> None:
-    folder = tmp_path / "a:b"
-    folder.mkdir()
-    assert choices.parse_adapter(str(folder)) == choices.AdapterChoice(folder, None)
-    assert choices.parse_adapter(f"{folder}:2") == choices.AdapterChoice(folder, 2.0)
-
-
-def test_missing_files_are_named_with_the_bundled_ones(tmp_path: Path) -> None:
-    with pytest.raises(CmcError, match=r"no adapter at .*none: give its folder, .*: instruct, for"):
-        choices.parse_adapter(f"{tmp_path}/none")
-    with pytest.raises(CmcError, match=r"no adapter at .*none: give its folder"):
-        choices.parse_adapter(f"{tmp_path}/none:0.5")
-    with pytest.raises(CmcError, match=r"no GGUF file at .*none\.gguf: give its path"):
-        choices.gguf_path(f"{tmp_path}/none.gguf")
-    with pytest.raises(CmcError, match=r"is a folder: give the \.gguf file in it"):
-        choices.gguf_path(str(tmp_path))
 
 
 def test_sampling_options_become_settings() -> None:
@@ -302,13 +277,3 @@ def test_a_device_is_taken(device: str) -> None:
 def test_an_unknown_device_is_wrong_use(device: str) -> None:
     with pytest.raises(UsageError, match="give auto, cpu, cuda or cuda:N"):
         made(options.devices, "--delta-device", device)
-
-
-def test_help_needs_no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cmc_local", "-h"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "20"},
-    )
-    assert done.returncode == 0 and "doctor" in done.stdout

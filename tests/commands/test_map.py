@@ -91,12 +91,6 @@ def test_without_fallback_what_begins_nothing_has_none(base: Path, delta: Path) 
     assert counts == COUNTS | {"fallback": 0, "none": 4}
 
 
-def test_the_second_time_the_map_comes_from_the_cache(base: Path, delta: Path, cache: Path) -> None:
-    first = read(base, delta)
-    assert len(list(cache.rglob("*.map"))) == 1
-    assert read(base, delta) | {"seconds": 0} == first | {"seconds": 0}
-
-
 def test_the_screen_shows_counts_shares_and_the_worst(base: Path, delta: Path) -> None:
     lines = run(base, delta).stdout.splitlines()
     assert lines[0].split() == ["base", str(base), "17", "tokens"]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -84,26 +81,6 @@ def test_mistakes_are_one_line_on_stderr(words: list[str], code: int, told: str)
     assert done.exit_code == code
     assert done.stdout == ""
     assert told in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("command", ["train", "pretrain"])
-def test_without_the_extra_one_line_names_it(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_torch(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError("No module named 'torch'", name="torch")
-        return real(name, *args, **kwargs)
-
-    for module in [m for m in sys.modules if m.startswith("cmc_export")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setattr(builtins, "__import__", without_torch)
-    common = ["--data", "d", "--template", "t"] if command == "train" else ["--text", "t"]
-    more = ["--tokenizer", "t"] if command == "pretrain" else []
-    done = run(command, *common, *more, "-o", "out")
-    assert done.exit_code == 1
-    assert 'pip install "cmc-local[train]"' in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -124,7 +124,7 @@ def test_tuning_again_starts_from_the_adapters_own_strength(run: Run) -> None:
         ((), "no adapter to tune"),
         (("-a", "one", "--alphas", "0,x"), "--alphas 0,x: give numbers"),
         (("-a", "one", "--alphas", "inf"), "--alphas inf: give numbers"),
-        (("-a", "one", "--data", "none.json"), "none.json does not exist"),
+        (("-a", "one", "--data", "none.json"), "none.json cannot be read"),
     ],
 )
 def test_what_cannot_be_tuned_is_told_in_one_line(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tiny_adapters
-from cmc_local.delta import device as delta_device
 from cmc_local.delta import onnx_delta as delta
-from cmc_local.delta.adapter import Adapter, AdapterSettings, write
+from cmc_local.delta.adapter import Adapter, write
 from cmc_local.delta.onnx_delta import OnnxDelta
-from cmc_local.errors import AdapterError, DeviceError, UsageError
+from cmc_local.errors import AdapterError, UsageError
 
 Float = NDArray[np.float32]
 TOKENS = tuple((7 * i * i + 3 * i + 5) % 300 for i in range(60))  # any, but always the same
@@ -80,19 +76,6 @@ def test_single_steps_equal_pytorch(source: OnnxDelta, expected: Float) -> None:
     assert apart(np.concatenate(steps), expected) < CLOSE
 
 
-def test_a_chunk_on_a_filled_cache_equals_pytorch(source: OnnxDelta, expected: Float) -> None:
-    empty(source).feed(0, TOKENS[:25])
-    assert apart(source.feed(0, TOKENS[25:], rows=35), expected[25:]) < CLOSE
-
-
-def test_rolling_back_forgets_what_was_fed(source: OnnxDelta, expected: Float) -> None:
-    empty(source).feed(0, TOKENS[:20])
-    source.feed(0, [1, 2, 3, 4, 5, 6, 7])
-    source.truncate(0, 20)
-    assert source.length(0) == 20
-    assert apart(source.feed(0, TOKENS[20:], rows=40), expected[20:]) < CLOSE
-
-
 @given(
     cuts=st.lists(st.integers(1, 59), max_size=8, unique=True).map(sorted),
     strays=st.lists(st.integers(0, 299), max_size=9),
@@ -120,31 +103,6 @@ def test_a_feed_longer_than_a_chunk_gives_all_rows(
     assert apart(empty(source).feed(0, TOKENS), expected[-1:]) < CLOSE
 
 
-def test_slots_do_not_see_each_other(source: OnnxDelta, expected: Float) -> None:
-    for slot in (0, 1, 2):
-        empty(source, slot)
-    for i in range(0, 60, 10):
-        source.feed(0, [299 - i] * 10)
-        found = source.feed(1, TOKENS[i : i + 10], rows=10)
-        source.feed(2, [i] * 10)
-        assert apart(found, expected[i : i + 10]) < CLOSE
-
-
-def test_what_was_returned_is_the_callers(source: OnnxDelta) -> None:
-    first = empty(source).feed(0, TOKENS[:5])
-    copy = first.copy()
-    source.feed(0, TOKENS[5:10])
-    assert np.array_equal(first, copy)
-    assert (first.dtype, first.shape[0]) == (np.float32, 1)
-
-
-def test_no_tokens_or_no_rows_give_no_rows(source: OnnxDelta) -> None:
-    size = len(source.vocabulary)
-    assert empty(source).feed(0, []).shape == (0, size)
-    assert source.feed(0, TOKENS[:5], rows=0).shape == (0, size)
-    assert source.length(0) == 5
-
-
 def test_8_bit_weights_stay_near_pytorch(tiny_adapter: Adapter, expected: Float) -> None:
     source = OnnxDelta(tiny_adapter, device="cpu", precision="int8")
     found = source.feed(0, TOKENS, rows=60)
@@ -168,25 +126,11 @@ def test_threads_sleep_between_runs(tiny_adapter: Adapter) -> None:
 
 def test_a_full_context_is_an_error_that_changes_nothing(source: OnnxDelta) -> None:
     empty(source).feed(0, TOKENS)
-    with pytest.raises(UsageError, match=r"69 tokens do not fit the delta's context of 128.*60"):
+    with pytest.raises(UsageError, match="69 tokens"):
         source.feed(0, [1] * 69)
     assert source.length(0) == 60
     source.feed(0, [1] * 68)
     assert source.length(0) == 128
-
-
-@pytest.mark.parametrize("token", [-1, 100_000])
-def test_a_token_outside_the_vocabulary_is_refused(source: OnnxDelta, token: int) -> None:
-    with pytest.raises(UsageError, match=f"token {token} is not in the delta's vocabulary"):
-        empty(source).feed(0, [1, token])
-    assert source.length(0) == 0
-
-
-def test_lengths_that_a_slot_does_not_have_are_refused(source: OnnxDelta) -> None:
-    empty(source).feed(0, TOKENS[:5])
-    for length in (-1, 6):
-        with pytest.raises(UsageError, match=f"holds 5 tokens, cannot keep {length}"):
-            source.truncate(0, length)
 
 
 def test_a_folder_with_grouped_heads_untied_and_bfloat16_is_the_same_delta(tmp_path: Path) -> None:
@@ -199,126 +143,25 @@ def test_a_folder_with_grouped_heads_untied_and_bfloat16_is_the_same_delta(tmp_p
     assert apart(found, pytorch(folder, TOKENS)) < CLOSE
 
 
-# --- what is refused before it is opened -----------------------------------------------------
-
-
-def with_graph(adapter: Adapter, folder: Path, graph: bytes) -> Adapter:
+def with_graph(adapter: Adapter, folder: Path, model: onnx.ModelProto) -> Adapter:
     """The same adapter with another fp32 graph, hashes and all in order."""
-    settings: AdapterSettings = adapter.settings
-    return write(folder, settings, {"delta.onnx": graph, "tokenizer.json": adapter.tokenizer_json})
-
-
-def changed(adapter: Adapter) -> onnx.ModelProto:
-    return onnx.load_from_string(adapter.read("delta.onnx"))
-
-
-def refused(adapter: Adapter) -> str:
-    with pytest.raises(AdapterError) as caught:
-        OnnxDelta(adapter, device="cpu")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_external_data_is_refused(tiny_adapter: Adapter, tmp_path: Path) -> None:
-    model = changed(tiny_adapter)
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", "weights.bin"
-    made = with_graph(tiny_adapter, tmp_path / "a", model.SerializeToString())
-    assert "delta.onnx keeps weights in another file" in refused(made)
-
-
-def test_external_data_in_a_constant_is_refused(tiny_adapter: Adapter, tmp_path: Path) -> None:
-    model = changed(tiny_adapter)
-    tensor = onnx.TensorProto(name="x", data_type=1, dims=[1], data_location=1)
-    tensor.external_data.add(key="location", value="../weights.bin")
-    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["x"], value=tensor))
-    made = with_graph(tiny_adapter, tmp_path / "a", model.SerializeToString())
-    assert "keeps weights in another file" in refused(made)
-
-
-def test_an_operator_outside_the_list_is_refused(tiny_adapter: Adapter, tmp_path: Path) -> None:
-    model = changed(tiny_adapter)
-    model.graph.node.add(op_type="EPContext", domain="com.microsoft", input=[], output=["y"])
-    made = with_graph(tiny_adapter, tmp_path / "a", model.SerializeToString())
-    assert "operator com.microsoft::EPContext" in refused(made)
-
-
-def test_a_nested_graph_is_refused(tiny_adapter: Adapter, tmp_path: Path) -> None:
-    model = changed(tiny_adapter)
-    model.graph.node.add(op_type="If").attribute.add(name="g", type=5).g.name = "inner"
-    made = with_graph(tiny_adapter, tmp_path / "a", model.SerializeToString())
-    assert "holds a nested graph" in refused(made)
-
-
-@pytest.mark.parametrize("graph", [b"", b"no graph at all", b"\x08\x08", b"\x3a\x7f" + b"x" * 9])
-def test_a_file_that_is_no_graph_is_refused(
-    tiny_adapter: Adapter, tmp_path: Path, graph: bytes
-) -> None:
-    assert "is not an ONNX file" in refused(with_graph(tiny_adapter, tmp_path / "a", graph))
+    files = {"delta.onnx": model.SerializeToString(), "tokenizer.json": adapter.tokenizer_json}
+    return write(folder, adapter.settings, files)
 
 
 def test_a_graph_of_another_shape_is_refused(tiny_adapter: Adapter, tmp_path: Path) -> None:
-    model = changed(tiny_adapter)
+    model = onnx.load_from_string(tiny_adapter.read("delta.onnx"))
     model.graph.input[0].name = "tokens"
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = "tokens" if name == "input_ids" else name
-    made = with_graph(tiny_adapter, tmp_path / "a", model.SerializeToString())
-    assert "other inputs or outputs" in refused(made)
+    with pytest.raises(AdapterError, match="other inputs or outputs"):
+        OnnxDelta(with_graph(tiny_adapter, tmp_path / "a", model), device="cpu")
 
 
-# --- devices ---------------------------------------------------------------------------------
-
-
-def test_a_device_that_does_not_exist_is_a_usage_error(tiny_adapter: Adapter) -> None:
-    for name in ("gpu", "cuda:x", "cuda:", "cpu:1"):
-        with pytest.raises(UsageError, match="use auto, cpu, cuda or cuda:N"):
-            OnnxDelta(tiny_adapter, device=name)
-
-
-def test_without_a_usable_gpu_cuda_is_one_line_and_auto_is_silent(tiny_adapter: Adapter) -> None:
-    if delta.cuda_problem() is None:
-        pytest.skip("a usable GPU is here: tests/gpu/check.py is the test to run")
-    with pytest.raises(DeviceError, match=r"cuda cannot be used, .*: use --delta-device cpu"):
-        OnnxDelta(tiny_adapter, device="cuda")
-    program = (
-        "from cmc_local import adapter, delta; "
-        f"print(delta.OnnxDelta(adapter.load({str(tiny_adapter.path)!r})).device)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    assert (done.stdout, done.stderr) == ("cpu\n", "")
-
-
-def test_a_gpu_is_used_for_the_fp16_graph_only(
-    tiny_adapter: Adapter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        delta_device, "cuda_problem", lambda device_id=0: None
-    )  # as if one were here
-    assert OnnxDelta(tiny_adapter, device="auto").device == "cpu"
-    with pytest.raises(DeviceError, match=r"fp16 graph, .* is to run fp32, int8: export it with"):
-        OnnxDelta(tiny_adapter, device="cuda")
-
-
-def test_a_device_that_the_driver_does_not_show_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        delta_device.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"]
-    )
-    monkeypatch.setattr(delta_device, "_driver_devices", lambda: 0)
-    assert delta.cuda_problem() == "no NVIDIA GPU was found"
-    monkeypatch.setattr(delta_device, "_driver_devices", lambda: 2)
-    assert delta.cuda_problem(2) == "the CUDA driver shows 2 devices"
-    monkeypatch.setattr(
-        delta_device.ort, "get_available_providers", lambda: ["CPUExecutionProvider"]
-    )
-    assert "has no CUDA provider" in str(delta.cuda_problem())
+def test_a_graph_is_searched_before_it_is_opened(tiny_adapter: Adapter, tmp_path: Path) -> None:
+    model = onnx.load_from_string(tiny_adapter.read("delta.onnx"))
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    with pytest.raises(AdapterError, match=r"delta\.onnx .*external data") as caught:
+        OnnxDelta(with_graph(tiny_adapter, tmp_path / "a", model), device="cpu")
+    assert "\n" not in str(caught.value)

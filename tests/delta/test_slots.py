@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tiny_adapters
-from cmc_local.delta import onnx_delta as delta
 from cmc_local.delta.adapter import Adapter, Precision
-from cmc_local.delta.onnx_delta import OnnxDelta
+from cmc_local.delta.buffers import DeviceSteps
+from cmc_local.delta.onnx_delta import OnnxDelta, _rounds
+from cmc_local.delta.session import quiet_options
 from cmc_local.delta.source import Feed
 from cmc_local.errors import UsageError
 
@@ -112,17 +113,6 @@ def test_an_idle_slot_between_is_left_as_it_was(pair: Pair, idle: int) -> None:
     pair.feed(Feed(1, [77]), Feed(3, [78, 79], rows=2))
 
 
-def test_slots_that_are_far_apart(pair: Pair) -> None:
-    pair.fill(5, 2, 0, 8)
-    pair.feed(*one_each(0, 3))
-    pair.feed(*one_each(1, 2))
-
-
-def test_the_order_of_feeds_is_the_order_of_results(pair: Pair) -> None:
-    pair.fill(3, 3, 3, 3)
-    pair.feed(*one_each(2, 0, 3, 1))
-
-
 def test_feeds_of_any_lengths_together(pair: Pair) -> None:
     pair.fill(2, 4, 0, 6)
     pair.feed(Feed(3, [1, 2], 2), Feed(0, [9] * 15, 5), Feed(1, [5], 3), Feed(2, [4, 8, 4], 2))
@@ -204,7 +194,7 @@ def test_single_tokens_share_runs_and_longer_feeds_go_alone(
     ],
 )
 def test_rounds_are_chosen_for_the_fewest_runs(counts: Sequence[int], rounds: int) -> None:
-    assert delta._rounds(counts) == rounds
+    assert _rounds(counts) == rounds
 
 
 # --- copies ----------------------------------------------------------------------------------
@@ -219,25 +209,19 @@ def test_a_copy_goes_on_as_its_source_would(pair: Pair) -> None:
     pair.feed(Feed(0, [1, 2, 3], 3))
 
 
-def test_a_copy_onto_itself_is_a_roll_back(pair: Pair) -> None:
-    pair.fill(10)
-    pair.copy(0, 0, 6)
-    pair.feed(Feed(0, [1, 2], 2))
-
-
 # --- errors ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (Feed(2, [1] * 20), r"20 tokens do not fit .* of 24, where slot 2 holds 6"),
-        (Feed(2, [1, 100_000]), "token 100000 is not in the delta's vocabulary"),
-        (Feed(2, [-1]), "token -1 is not in"),
-        (Feed(2, [1], -1), "rows must be at least 0, not -1"),
-        (Feed(0, [1]), "fed once in one call"),
-        (Feed(4, [1]), "there is no slot 4: the delta has 4"),
-        (Feed(-1, [1]), "there is no slot -1"),
+        (Feed(2, [1] * 20), "20 tokens do not fit"),
+        (Feed(2, [1, 100_000]), "token 100000"),
+        (Feed(2, [-1]), "token -1"),
+        (Feed(2, [1], -1), "rows"),
+        (Feed(0, [1]), "once"),
+        (Feed(4, [1]), "no slot 4"),
+        (Feed(-1, [1]), "no slot -1"),
     ],
 )
 def test_one_bad_feed_keeps_all_from_changing(exact: Pair, bad: Feed, reason: str) -> None:
@@ -248,32 +232,26 @@ def test_one_bad_feed_keeps_all_from_changing(exact: Pair, bad: Feed, reason: st
     exact.feed(*one_each(0, 1, 2, 3))
 
 
-def test_copies_that_cannot_be_change_nothing(exact: Pair) -> None:
+def test_what_cannot_be_kept_or_copied_changes_nothing(exact: Pair) -> None:
     exact.fill(3, 5)
-    for source, target, length, reason in [
-        (0, 1, 4, "slot 0 holds 3 tokens, cannot keep 4"),
-        (0, 1, -1, "cannot keep -1"),
-        (0, 4, 1, "no slot 4"),
-        (-1, 0, 0, "no slot -1"),
+    many = exact.many
+    for wrong, reason in [
+        (lambda: many.copy(0, 1, 4), "slot 0 holds 3 .*cannot keep 4"),
+        (lambda: many.copy(0, 4, 1), "no slot 4"),
+        (lambda: many.truncate(0, -1), "cannot keep -1"),
+        (lambda: many.truncate(0, 4), "cannot keep 4"),
+        (lambda: many.truncate(-1, 0), "no slot -1"),
+        (lambda: many.length(SLOTS), "no slot 4"),
+        (lambda: many.feed(SLOTS, [1]), "no slot 4"),
     ]:
         with pytest.raises(UsageError, match=reason):
-            exact.many.copy(source, target, length)
+            wrong()
     exact.feed(*one_each(0, 1))
-
-
-def test_a_slot_that_is_not_there_is_refused(exact: Pair) -> None:
-    for call in (
-        lambda: exact.many.feed(SLOTS, [1]),
-        lambda: exact.many.truncate(-1, 0),
-        lambda: exact.many.length(SLOTS),
-    ):
-        with pytest.raises(UsageError, match="there is no slot"):
-            call()
 
 
 def test_rows_belong_to_the_caller(exact: Pair) -> None:
     exact.fill(3, 3)
-    first = exact.many.feed_many(one_each(0, 1))
+    first = [*exact.many.feed_many(one_each(0, 1)), exact.many.feed(0, [4])]
     kept = [rows.copy() for rows in first]
     exact.many.feed_many(one_each(0, 1))
     assert all(np.array_equal(rows, copy) for rows, copy in zip(first, kept, strict=True))
@@ -284,7 +262,24 @@ def test_how_a_session_runs_can_be_chosen(adapter: Adapter) -> None:
 
     def options(threads: int) -> object:
         asked.append(threads)
-        return delta.quiet_options(1)
+        return quiet_options(1)
 
     made = OnnxDelta(adapter, device="cpu", threads=2, options=options)
     assert (asked, made.slots) == ([2], 1)
+
+
+def test_steps_on_a_device_equal_the_hosts(adapter: Adapter) -> None:
+    """The CPU stands for the device here; `tests/gpu/check.py` is for a real one."""
+    host, device = (
+        OnnxDelta(adapter, device="cpu", slots=SLOTS, precision="fp32") for _ in range(2)
+    )
+    size = adapter.settings.shape.vocabulary
+    device._steps = DeviceSteps(device._session, device._cache, SLOTS, size)
+    for slot, length in enumerate((1, 5, 11)):
+        for delta in (host, device):
+            delta.feed(slot, [(7 * slot + 11 * i) % 300 for i in range(length)])
+    for first, last, token in ((0, 2, 5), (1, 1, 9), (0, 2, 6), (0, 1, 8), (1, 1, 2), (2, 2, 3)):
+        tokens = dict.fromkeys(range(first, last + 1), token)
+        rows = device._step(first, last, tokens).copy()
+        np.testing.assert_array_equal(rows, host._step(first, last, tokens))
+    assert np.abs(rows).max() > 0.01

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import tiny_adapters
 from cmc_export import delta_model, graph, quantize
-from cmc_local.delta.library import ort
 from cmc_local.delta.onnx_file import objections
+from cmc_local.delta.session import ort
 from cmc_local.errors import InputError, UsageError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmc_local.delta import onnx_delta as delta
+from cmc_local.delta.session import cuda_problem
 
 CHECK = Path(__file__).with_name("check.py")
 
@@ -18,7 +18,7 @@ def run_check() -> subprocess.CompletedProcess[str]:
 
 
 def test_the_delta_on_a_gpu_agrees_with_the_cpu(bundled_models: Path) -> None:
-    problem = delta.cuda_problem()
+    problem = cuda_problem()
     if problem is not None:
         pytest.skip(f"tests/gpu/check.py was not run: {problem}")
     if not (bundled_models / "instruct" / "delta.fp16.onnx").exists():
@@ -28,7 +28,7 @@ def test_the_delta_on_a_gpu_agrees_with_the_cpu(bundled_models: Path) -> None:
 
 
 def test_a_cpu_never_passes_for_a_gpu(bundled_models: Path) -> None:
-    if delta.cuda_problem() is None:
+    if cuda_problem() is None:
         pytest.skip("a usable GPU is here: the other test is the one to run")
     done = run_check()
     assert done.returncode == 1

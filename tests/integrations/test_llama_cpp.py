@@ -110,7 +110,7 @@ def test_strengths_of_a_call_and_of_the_adapters(llm: SteeredLlama, bundled_mode
     weaker = steered(bundled_models, adapters=[(bundled_models / "instruct", 0.5)])
     assert first_scores(weaker) == pytest.approx(half, abs=1e-2)  # decoded in another batch
     weaker.close()
-    with pytest.raises(UsageError, match="no adapter 'other' is loaded: there are instruct"):
+    with pytest.raises(UsageError, match="'other'"):
         chat(llm, alphas={"other": 1.0})
 
 
@@ -152,24 +152,6 @@ def test_the_delta_works_while_llama_decodes(
     assert threading.current_thread() not in feeders
 
 
-def test_without_overlap_the_delta_works_in_the_callers_thread(
-    bundled_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    llm = opened(bundled_models)
-    with LlamaSteering(llm, [bundled_models / "instruct"], device="cpu", overlap="off") as steering:
-        source = steering.adapters["instruct"].source
-        feed, feeders = source.feed_many, set()
-
-        def feed_many(feeds: Sequence[Any]) -> Any:
-            feeders.add(threading.current_thread())
-            return feed(feeds)
-
-        monkeypatch.setattr(source, "feed_many", feed_many)
-        complete(llm, steering.processors(QUESTION))
-        assert feeders == {threading.current_thread()}
-    llm.close()
-
-
 # --- what is asked, and loops of one's own -------------------------------------------------------
 
 
@@ -181,7 +163,7 @@ def test_the_prompt_is_the_question_unless_one_is_given(llm: SteeredLlama) -> No
         llm.create_completion(tokens)
     reply = llm.create_completion(tokens, question=QUESTION, temperature=0, max_tokens=MOST)
     assert reply["choices"][0]["text"] == chat(llm)
-    with pytest.raises(UsageError, match="the last message must have the role user"):
+    with pytest.raises(UsageError, match="role user"):
         llm.steering.processors([*ask(QUESTION), {"role": "assistant", "content": "Yes."}])
 
 

@@ -115,7 +115,7 @@ def test_processors_of_another_model_are_refused(
     other = opened(bundled_models, "other")
     _, steering = stock
     LlamaSteering(other, [bundled_models / "instruct"], device="cpu").close()
-    with pytest.raises(UsageError, match="1184 scores came for a vocabulary of 1152 tokens"):
+    with pytest.raises(UsageError, match=r"1184 .* 1152"):
         complete(other, steering.processors(QUESTION))
     other.close()
 

@@ -121,17 +121,6 @@ def test_a_conversation_goes_on_under_its_system_text(expected: dict[str, str]) 
     assert second.text() == expected["second"]
 
 
-def test_seed_and_temperature_are_the_samplers() -> None:
-    model = llm.get_model("cmc-local/larger")
-
-    def said(seed: int) -> str:
-        reply = model.prompt(QUESTION, temperature=3.0, seed=seed, max_tokens=12)
-        return str(reply.text())
-
-    assert said(1) == said(1)
-    assert len({said(seed) for seed in range(4)}) > 1
-
-
 def test_a_schema_shapes_the_reply() -> None:
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     reply = llm.get_model("cmc-local").prompt(QUESTION, schema=schema)

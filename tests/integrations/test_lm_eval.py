@@ -153,7 +153,7 @@ def test_a_long_text_is_scored_in_windows(plugin: Any, plain: Any) -> None:
     base, text = plain.model.base, f"{ANSWER} " * 12
     tokens = [base.vocabulary.bos_id, *base.tokenize(text, bos=False)]
     assert len(tokens) > 2 * base.n_ctx
-    found = plain.model.after_nothing(text)
+    found = plain.model.score_text(text)
     assert len(found) == len(tokens) - 1
     # The last token, by hand: the base reads as much before it as its context holds.
     base.clear(0)
@@ -223,7 +223,7 @@ def test_settings_of_a_task_become_sampling(plugin: Any) -> None:
 
 
 def test_bad_arguments_are_refused(plugin: Any, bundled_models: Path) -> None:
-    with pytest.raises(UsageError, match="base_prompt must be one of gguf, adapter, raw, not 'x'"):
+    with pytest.raises(UsageError, match="base_prompt"):
         made(plugin, bundled_models, base_prompt="x")
     with pytest.raises(InputError, match=r"no GGUF file at nowhere\.gguf"):
         plugin.SteeredLM(gguf="nowhere.gguf")

@@ -72,7 +72,3 @@ def test_it_says_how_to_call_it(alone: None) -> None:
     done = run("")
     assert done.returncode == 1
     assert done.stderr.startswith("usage: python offline_app.py FOLDER")
-
-
-def test_it_is_short() -> None:
-    assert len(APP.read_text("utf-8").splitlines()) <= 60

@@ -29,7 +29,7 @@ def fake() -> SteeredModel:
     return SteeredModel(base, base.sampler, limits=Limits(parallel=3))
 
 
-GREEDY = ray_worker.Asking(Sampling(temperature=0))
+GREEDY = ray_worker.ReplyOptions(Sampling(temperature=0))
 
 
 def test_a_bad_row_costs_no_other_its_answer() -> None:
@@ -74,6 +74,6 @@ def test_an_answer_that_cannot_be_scored_says_why() -> None:
 
 
 def test_a_setting_that_suits_no_row_ends_the_job() -> None:
-    worker = ray_worker.Answering(fake, ray_worker.Asking(alphas={"nobody": 1.0}))
-    with pytest.raises(UsageError, match=r"on machine .* no adapter 'nobody' is loaded"):
+    worker = ray_worker.Answering(fake, ray_worker.ReplyOptions(alphas={"nobody": 1.0}))
+    with pytest.raises(UsageError, match=r"machine .* 'nobody'"):
         worker(pa.Table.from_pylist([{"prompt": "b"}]))

@@ -1,4 +1,4 @@
-"""Shifted logits by the letter of DESIGN.md, all of it anew at every step.
+"""Shifted logits by the letter of docs/design.md, all of it anew at every step.
 
     logits = base + sum over adapters of alpha * map(delta)
 

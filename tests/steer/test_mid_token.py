@@ -117,7 +117,7 @@ def slow_offers(
     tokens: Sequence[int],
     row_before: Callable[[int], np.ndarray],
 ) -> dict[int, float]:
-    """DESIGN.md's sentence, by loops over all pairs of tokens."""
+    """docs/design.md's sentence, by loops over all pairs of tokens."""
     best: dict[int, float] = {}
     for k in range(1, min(REACH, len(tokens)) + 1):
         texts = [delta.tokens[t] for t in tokens[-k:]]

@@ -1,4 +1,4 @@
-"""Prompt forms, messages in order, and the base's own chat template within its limits."""
+"""Prompt forms, and messages in order."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmc_local.errors import GGUFError, UsageError
-from cmc_local.text import prompts
-from cmc_local.text.chat_template import render
+from cmc_local.errors import UsageError
 from cmc_local.text.prompts import (
     EndOfAnswer,
     Message,
     PromptForm,
     base_text,
-    chat_template_text,
     delta_segments,
     exchanges,
     named_form,
@@ -78,7 +75,7 @@ def test_a_template_text_makes_a_form() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("vicuna", "no prompt form 'vicuna': choose one of cmc, inst, alpaca, chatml, plain"),
+        ("vicuna", "choose one of cmc, inst, alpaca, chatml, plain"),
         ("", "no prompt form ''"),
         ("{query} and {query}", "exactly once, not 2 times"),
     ],
@@ -89,7 +86,7 @@ def test_a_bad_form_is_refused(text: str, reason: str) -> None:
 
 
 def test_a_bad_system_part_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"must hold \{system\} exactly once or be empty"):
+    with pytest.raises(UsageError, match="system"):
         PromptForm("mine", "{query}", system="no place")
 
 
@@ -116,88 +113,3 @@ def test_exchanges_end_with_the_open_question_or_with_an_answer() -> None:
     found = exchanges(named_form("plain"), talk("A?", " B.", "C?"))
     assert [(each.question, each.answer) for each in found] == [("A?\n", "B."), ("C?\n", None)]
     assert exchanges(named_form("plain"), talk("A?", "B."))[-1].answer == "B."
-
-
-CHAT = (
-    "{{ bos_token }}{% for message in messages %}"
-    "<{{ message['role'] }}>{{ message['content'] | trim }}{{ eos_token }}\n"
-    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-def test_a_chat_template_up_to_where_the_answer_begins() -> None:
-    text = chat_template_text(CHAT, talk(" Où? {x} ", "B.", "C?"), bos="<s>", eos="</s>")
-    assert text == "<s><user>Où? {x}</s>\n<assistant>B.</s>\n<user>C?</s>\n<assistant>"
-
-
-def rendered(template: str, **values: Any) -> dict[str, str]:
-    return render(template, values, 1000)
-
-
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        ("{% if x %}\n  a\n{% endif %}\nb", "  a\nb"),  # blocks take their line along
-        ("{{ d | tojson }}", '{"é": "<&>"}'),
-        ("{{ d | tojson(indent=1) }}", '{\n "é": "<&>"\n}'),
-        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
-        ("a{% generation %}b{{ x }}{% endgeneration %}c", "ab1c"),
-        ("{{ strftime_now('%Y') | length }}", "4"),
-        ("{% set ns = namespace(n=1) %}{% set ns.n = ns.n + 1 %}{{ ns.n }}", "2"),
-        ("{{ missing }}{% if tools is defined and tools %}t{% endif %}", ""),
-    ],
-)
-def test_what_chat_templates_rely_on(template: str, text: str) -> None:
-    assert rendered(template, x=1, d={"é": "<&>"}, tools=None) == {"text": text}
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ cycler.__init__.__globals__.os.system('true') }}",
-        "{{ items.append(1) }}",
-        "{% include '/etc/passwd' %}",
-        "{% import 'os' as os %}",
-        "{% if %}",
-        "{{ 1 / 0 }}",
-        "{{ 'x' * 2000 }}",
-        "{% for i in range(100) %}0123456789{% endfor %}!",
-    ],
-)
-def test_a_template_that_breaks_out_or_breaks_down_is_an_error(template: str) -> None:
-    assert rendered(template, items=[]).keys() == {"error"}
-
-
-def test_a_template_may_refuse_the_messages() -> None:
-    template = "{{ raise_exception('System role\nnot supported') }}"
-    with pytest.raises(UsageError, match="refuses these messages: System role not supported"):
-        chat_template_text(template, talk("A?"))
-
-
-def test_a_broken_template_is_one_line_with_a_next_step() -> None:
-    with pytest.raises(GGUFError, match="use --base-prompt adapter or raw") as caught:
-        chat_template_text("{{ 1 / 0 }}", talk("A?"))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif("sys.platform == 'win32'", reason="takes 30 seconds there")
-def test_a_template_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "CPU_SECONDS", 1)
-    numbers = "range(99999)"
-    template = f"{{% for i in {numbers} %}}{{% for j in {numbers} %}}{{% endfor %}}{{% endfor %}}"
-    with pytest.raises(GGUFError, match="too long"):
-        chat_template_text(template, talk("A?"))
-
-
-@pytest.mark.skipif("sys.platform != 'linux'", reason="memory is limited on Linux alone")
-def test_a_template_that_eats_memory_is_ended() -> None:
-    doubling = "{% set ns = namespace(x='0123456789') %}{% for i in range(40) %}"
-    template = doubling + "{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
-    with pytest.raises(GGUFError, match="memory"):
-        chat_template_text(template, talk("A?"))
-
-
-def test_a_question_on_more_than_one_line_reaches_the_template_whole() -> None:
-    text = "a\r\nb\u2028c\0d 😀 \ud800"
-    assert chat_template_text("{{ messages[0].content }}", talk(text)) == text

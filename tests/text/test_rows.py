@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from cmc_local.errors import DataError
+from cmc_local.errors import DataError, UsageError
 from cmc_local.text.rows import (
     conversation,
     last_turn,
+    question,
     read_conversations,
     read_grouped,
     split,
@@ -63,6 +64,13 @@ def test_what_was_expected_is_said(record: object, expected: str) -> None:
     assert expected in str(caught.value)
 
 
+def test_the_question_of_a_record_and_its_system_text() -> None:
+    assert question({"question": "Who?"}, "Be brief.") == [SYSTEM, USER]
+    assert question({"system": "Be brief.", "prompt": "Who?"}, "Be long.") == [SYSTEM, USER]
+    with pytest.raises(UsageError, match="messages"):
+        question({})
+
+
 def test_json_list_and_lines_are_told_apart_by_their_content(tmp_path: Path) -> None:
     records = [{"question": f"{i}?", "answer": f"{i}."} for i in range(3)]
     as_list, as_lines = tmp_path / "a.jsonl", tmp_path / "b.json"
@@ -94,16 +102,6 @@ def test_a_bad_line_is_named(tmp_path: Path, text: str, place: str) -> None:
     assert place in str(caught.value)
     assert "expected" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_bytes_that_are_no_text(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist"):
-        read_conversations([tmp_path / "none.json"])
-    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\): give a JSON"):
-        read_conversations([tmp_path])
-    with pytest.raises(DataError, match="UTF-8"):
-        read_conversations([tmp_path / "bytes.json"])
 
 
 def test_empty_answers_are_left_out(tmp_path: Path) -> None:

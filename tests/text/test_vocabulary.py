@@ -102,55 +102,72 @@ def test_byte_level_tokens_become_their_bytes() -> None:
     assert (vocabulary.bos_id, vocabulary.eos_id) == (None, 4)
 
 
-def test_every_end_of_generation_is_eos_and_the_first_of_the_list_is_the_main_one() -> None:
-    vocabulary = read(
-        model=bpe("a"),
-        added_tokens=[
-            *(added(1, "<|im_end|>"), added(2, "<|endoftext|>"), added(3, "<|im_start|>"))
-        ],
-        decoder={"type": "ByteLevel"},
-    )
-    assert vocabulary.roles.tolist() == [Role.NORMAL, Role.EOS, Role.EOS, Role.CONTROL]
-    assert vocabulary.eos_id == 2
+BYTE_LEVEL: dict[str, Any] = {"decoder": {"type": "ByteLevel"}}
 
 
-def test_the_template_says_which_tokens_begin_and_end_a_text() -> None:
-    vocabulary = read(
-        model=bpe("a"),
-        added_tokens=[added(1, "<start>"), added(2, "<stop>")],
-        post_processor={
-            "type": "Sequence",
-            "processors": [
-                {"type": "ByteLevel"},
-                template("<start>", None, "<stop>", **{"<start>": 1, "<stop>": 2}),
-            ],
-        },
-        decoder={"type": "ByteLevel"},
-    )
-    assert (vocabulary.bos_id, vocabulary.eos_id) == (1, 2)
-    assert vocabulary.roles.tolist() == [Role.NORMAL, Role.BOS, Role.EOS]
-
-
-def test_one_token_at_both_ends_counts_as_eos() -> None:
-    vocabulary = read(
-        model=bpe("a"),
-        added_tokens=[added(1, "<|endoftext|>")],
-        post_processor=template("<|endoftext|>", None, **{"<|endoftext|>": 1}),
-    )
-    assert (vocabulary.bos_id, vocabulary.eos_id) == (1, 1)
-    assert vocabulary.roles.tolist() == [Role.NORMAL, Role.EOS]
-
-
-def test_ends_are_found_where_nothing_was_added() -> None:
-    vocabulary = read(model=bpe("<s>", "</s>", "a", byte_fallback=True), **METASPACE)
-    assert (vocabulary.bos_id, vocabulary.eos_id) == (0, 1)
-
-
-def test_an_end_name_among_ordinary_tokens_is_text_where_special_ones_say_otherwise() -> None:
-    vocabulary = read(
-        model=bpe("</s>"), added_tokens=[added(1, "<|endoftext|>")], decoder={"type": "ByteLevel"}
-    )
-    assert vocabulary.roles.tolist() == [Role.NORMAL, Role.EOS]
+@pytest.mark.parametrize(
+    ("root", "roles", "ends"),
+    [
+        # every end of a generation is EOS; the first of the known names is the main one
+        (
+            {
+                "model": bpe("a"),
+                "added_tokens": [
+                    *(added(1, "<|im_end|>"), added(2, "<|endoftext|>"), added(3, "<|im_start|>"))
+                ],
+                **BYTE_LEVEL,
+            },
+            [Role.NORMAL, Role.EOS, Role.EOS, Role.CONTROL],
+            (None, 2),
+        ),
+        # the template says which tokens begin and end a text
+        (
+            {
+                "model": bpe("a"),
+                "added_tokens": [added(1, "<start>"), added(2, "<stop>")],
+                "post_processor": {
+                    "type": "Sequence",
+                    "processors": [
+                        {"type": "ByteLevel"},
+                        template("<start>", None, "<stop>", **{"<start>": 1, "<stop>": 2}),
+                    ],
+                },
+                **BYTE_LEVEL,
+            },
+            [Role.NORMAL, Role.BOS, Role.EOS],
+            (1, 2),
+        ),
+        # one token for both counts as EOS
+        (
+            {
+                "model": bpe("a"),
+                "added_tokens": [added(1, "<|endoftext|>")],
+                "post_processor": template("<|endoftext|>", None, **{"<|endoftext|>": 1}),
+            },
+            [Role.NORMAL, Role.EOS],
+            (1, 1),
+        ),
+        # where nothing was added the model's own tokens are searched
+        (
+            {"model": bpe("<s>", "</s>", "a", byte_fallback=True), **METASPACE},
+            [Role.BOS, Role.EOS, Role.NORMAL],
+            (0, 1),
+        ),
+        # an ordinary token of such a name is text where there are added ones
+        (
+            {"model": bpe("</s>"), "added_tokens": [added(1, "<|endoftext|>")], **BYTE_LEVEL},
+            [Role.NORMAL, Role.EOS],
+            (None, 1),
+        ),
+    ],
+    ids=["several ends", "template", "one for both", "nothing added", "ordinary"],
+)
+def test_which_tokens_begin_and_end_a_text(
+    root: dict[str, Any], roles: list[Role], ends: tuple[int | None, int | None]
+) -> None:
+    vocabulary = read(**root)
+    assert vocabulary.roles.tolist() == roles
+    assert (vocabulary.bos_id, vocabulary.eos_id) == ends
 
 
 def test_unigram_and_metaspace() -> None:

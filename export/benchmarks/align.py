@@ -1,23 +1,35 @@
 """What alignment costs: after each base token the tail encoded again, or the whole text.
 
+    python export/benchmarks/align.py --base GGUF --delta tokenizer.json [--text FILE]
+
     tokens of a text, base's own  ->  `Aligner.push`         incremental
                                   ->  `encode` of it all     full, as the published code does
 
 Both give the same stream at every step, or the measurement ends with an error. `fed` counts the
 delta's tokens that a base token costs, `again` those of them that were fed before: the price of
 tokens that only later text decides.
+Prints a table, then one line of JSON.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import click
+
+from cmc_local import bundled
+from cmc_local.bench import texts
 from cmc_local.bench.arms import undisturbed
+from cmc_local.bench.machine import machine
 from cmc_local.bench.paired import quotients, spread
+from cmc_local.commands.map import read_base, read_delta
 from cmc_local.text.alignment import Aligner, edit_between
 from cmc_local.text.delta_tokenizer import DeltaPrompt, DeltaTokenizer
 from cmc_local.text.prompts import named_form
@@ -171,3 +183,38 @@ def as_json(found: Sequence[Alignment]) -> list[dict[str, Any]]:
 def _names(found: Sequence[Alignment]) -> Iterator[tuple[str, list[str]]]:
     yield "base", [one.base for one in found]
     yield "delta", [one.delta for one in found]
+
+
+@click.command()
+@click.option("--base", "bases", multiple=True, help="GGUF or tokenizer.json (the bundled ones).")
+@click.option("--delta", "deltas", multiple=True, help="Adapter or tokenizer.json (instruct).")
+@click.option("--text", type=click.Path(path_type=Path, exists=True), help="(a bundled text)")
+@click.option("--characters", default=4000, show_default=True, help="So much of the text.")
+@click.option("--rounds", default=5, show_default=True)
+def main(
+    bases: tuple[str, ...],
+    deltas: tuple[str, ...],
+    text: Path | None,
+    characters: int,
+    rounds: int,
+) -> None:
+    words = texts.sample("prose").text if text is None else text.read_text("utf-8", "replace")
+    words = words.lstrip()[:characters]
+    own = [(_name(one), read_base(one)) for one in bases or bundled.BASES]
+    theirs = [(_name(one), read_delta(one)) for one in deltas or (bundled.DEFAULT_ADAPTER,)]
+    found = []
+    for (base, read), (delta, tokenizer) in product(own, theirs):
+        pieces = [read.side.vocabulary.tokens[token] for token in read.encode(words)]
+        found.append(measure(base, pieces, delta, tokenizer, rounds))
+    click.echo("\n".join(as_lines(found)))
+    click.echo(json.dumps({"pairs": as_json(found), "machine": machine()}, ensure_ascii=False))
+
+
+def _name(text: str) -> str:
+    """A tokenizer.json by its folder, another file without its ending."""
+    path = Path(text)
+    return path.parent.name or path.stem if path.name == "tokenizer.json" else path.stem
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """How fast a delta learns beside a GGUF: against what template and delta cost alone.
 
-    python tests/benchmarks/gguf_template.py --gguf models/template.gguf --data FILE [--rounds 5]
+    python export/benchmarks/gguf_template.py --gguf models/template.gguf --data FILE [--rounds 5]
 
 Three arms take turns on the same batches: the template's answers alone, the delta's step alone
 (answers at hand, as from a recorded table), and both as `cmc-local train --answers-gb 0` does them,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmc_local.errors import DataError
-from cmc_local.evaluate.records import read_records
+from cmc_local.text.records import read_records
 
 
 def test_each_object_comes_with_its_place(tmp_path: Path) -> None:
@@ -25,15 +25,13 @@ def test_a_line_that_is_no_object_is_named_and_what_was_wanted(tmp_path: Path, l
     path.write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
     with pytest.raises(DataError) as caught:
         list(read_records(path, "a run's log.jsonl"))
-    assert str(caught.value) == f"{path}:2: expected one JSON object: give a run's log.jsonl"
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert str(caught.value).endswith("give a run's log.jsonl")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"none\.jsonl cannot be read \(No such file or directory\): give a JSONL file",
-    ):
+    with pytest.raises(DataError, match=r"none\.jsonl .*No such file"):
         list(read_records(tmp_path / "none.jsonl"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"a": "\xe9"}')
-    with pytest.raises(DataError, match=r"latin\.jsonl cannot be read"):
+    with pytest.raises(DataError, match=r"latin\.jsonl .*UTF-8"):
         list(read_records(tmp_path / "latin.jsonl"))

@@ -1,6 +1,6 @@
 """A long run with comings and goings: is anything lost, does anything grow?
 
-    python tests/benchmarks/soak.py [--steps 20000] [--slots 4] [--gguf FILE --adapter FOLDER]
+    python export/benchmarks/soak.py [--steps 20000] [--slots 4] [--gguf FILE --adapter FOLDER]
 
 Random requests on a few slots: prompts of any length, some that begin alike, with and without
 adapters, greedy and drawn, some cancelled in the queue, in their prompt or in mid-reply. Every

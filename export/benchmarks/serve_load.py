@@ -1,6 +1,6 @@
 """The server under load: is anything lost or stuck, does memory grow, what does HTTP cost?
 
-    python tests/benchmarks/serve_load.py [--seconds 300] [--streams 32] [--leaving 0.2]
+    python export/benchmarks/serve_load.py [--seconds 300] [--streams 32] [--leaving 0.2]
                                           [--gguf FILE --adapter FOLDER] [--slots 8] [--mixed]
 
 Streams of chat completions, plain and steered, of many lengths; some clients leave after a while,

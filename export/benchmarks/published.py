@@ -1,6 +1,6 @@
 """The published procedure against the runner: exact answers and speed, on the same weights.
 
-    python tests/benchmarks/published.py [--limit 100] [--gguf FILE] [--adapter FOLDER] [--alpha 1]
+    python export/benchmarks/published.py [--limit 100] [--gguf FILE] [--adapter FOLDER] [--alpha 1]
 
 The small world's test questions, greedy, one at a time, by both in turn: each question is asked of
 the published procedure (tests/reference/published.py) and of the runner, in an order that changes
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from cmc_local import bundled
 from cmc_local.base.model import BaseModel

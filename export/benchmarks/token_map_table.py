@@ -1,6 +1,6 @@
 """The shared vocabularies onto Llama-2, by our token map and by the published rule, as Markdown.
 
-    python tests/benchmarks/token_map_table.py [--text FILE]
+    python export/benchmarks/token_map_table.py [--text FILE]
 
 The published rule (wujwyi/CMC) compares spellings where ours compares texts. A token spelled
 `<...>` takes the delta token of its own number; any other one takes the token of the same spelling,
@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from cmc_local.base import tokenizer as base_tokenizer
-from cmc_local.base.vocabulary import read_vocabulary
+from cmc_local.base.vocabulary import encode, read_vocabulary
 from cmc_local.text.delta_tokenizer import DeltaTokenizer
 from cmc_local.text.token_map import Match, build, load_or_build
 from cmc_local.text.vocabulary import Vocabulary, from_tokenizer_json
@@ -44,9 +43,7 @@ class Base:
 def bases(data: Path) -> Iterator[Base]:
     for path in sorted((data / "vocab").glob("*.gguf")):
         name = path.stem.removeprefix("ggml-vocab-")
-        yield Base(
-            name, read_vocabulary(path), lambda text, path=path: base_tokenizer.encode(path, text)
-        )
+        yield Base(name, read_vocabulary(path), lambda text, path=path: encode(path, text))
     for path in sorted((data / "tokenizers").glob("*/tokenizer.json")):
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.encode_special_tokens = True  # a text's own "<unk>" is text
