@@ -83,12 +83,8 @@ class Models(Closing):
         base = self.many if many else self.base
         key = (id(base), overlap)
         if key not in self._engines:
-            engine = Engine(
-                base,
-                batch=BATCH,
-                overlap=overlap,
-                spare_core=leaves_a_core(base.threads),
-            )
+            spare_core = leaves_a_core(base.threads)
+            engine = Engine(base, batch=BATCH, overlap=overlap, spare_core=spare_core)
             self._engines[key] = self._closing(engine)
         return self._engines[key]
 

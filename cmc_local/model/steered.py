@@ -89,12 +89,7 @@ class SteeredModel(Scoring, Closing):
         self._alphas: dict[str, float] = {}
         self._make_sampler = make_sampler
         self._loader = loader
-        self._engine = Engine(
-            base,
-            batch=limits.batch,
-            overlap=overlap,
-            spare_core=spare_core,
-        )
+        self._engine = Engine(base, batch=limits.batch, overlap=overlap, spare_core=spare_core)
         self._batch = limits.batch
         self._slots = tuple(Slot(sequence) for sequence in range(limits.parallel))
         self._drafts = drafts
