@@ -172,9 +172,7 @@ def test_messages_that_ask_nothing_are_refused(served: Served, messages: list[An
         ],
     ],
 )
-def test_histories_as_programs_send_them_are_answered(
-    served: Served, messages: list[Any]
-) -> None:
+def test_histories_as_programs_send_them_are_answered(served: Served, messages: list[Any]) -> None:
     assert served().post(CHAT, messages=messages)["choices"][0]["message"]["content"]
 
 
