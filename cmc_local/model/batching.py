@@ -33,7 +33,7 @@ from cmc_local.model.requests import Request
 from cmc_local.settings import Sampling
 from cmc_local.text.alignment import common_prefix
 from cmc_local.text.text_stream import TextStream
-from cmc_local.text.vocabulary import Role
+from cmc_local.text.vocabulary import Role, Vocabulary
 
 Outcome = tuple[int, Piece | UsageError]
 """A request's number, and what came of it."""
@@ -105,7 +105,7 @@ class Reply:
         vocabulary, sampling, text = self._engine.base.vocabulary, self._request.sampling, ""
         details = self._recorder.collected() if self._recorder is not None else []
         for token, detail in zip_longest(chosen, details):
-            if vocabulary.roles[token] == Role.EOS:
+            if _ends(token, vocabulary, sampling.stop):
                 self.reason = "stop"
                 self._end = detail
                 break
@@ -158,6 +158,15 @@ class Reply:
     def _new_recorder(self) -> LogprobRecorder | None:
         top = self._request.top_logprobs
         return None if top is None else LogprobRecorder(top, plain=self._request.plain)
+
+
+def _ends(token: int, vocabulary: Vocabulary, stops: Sequence[str]) -> bool:
+    """Whether a token ends a reply: as the model means it, or a control token named as a stop text.
+
+    A control token spells nothing, so it is never found in the text.
+    """
+    role = vocabulary.roles[token]
+    return bool(role == Role.EOS or (role > Role.BYTE and vocabulary.names[token] in stops))
 
 
 class Batch:

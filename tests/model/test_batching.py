@@ -18,6 +18,7 @@ from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits, Sampling
 from cmc_local.steer.loaded_adapter import LoadedAdapter
 from cmc_local.steer.steering import ActiveAdapter
+from cmc_local.text.vocabulary import Role
 from fakes import AB, END, NEWLINE, A, B, FakeBase, FakeShift, GreedySampler, adapter, always
 
 SAYS_A = always(0, 1, 0, 0, 0)
@@ -269,3 +270,21 @@ def test_a_prompt_that_does_not_fit_is_an_error() -> None:
     with model(2) as many, pytest.raises(PromptTooLong):
         list(many.generate_many(["a", "b" * 200]))
     assert END == 0
+
+
+@pytest.mark.parametrize(("stop", "count", "reason"), [("b", 2, "stop"), ("x", 9, "length")])
+def test_a_control_token_named_as_a_stop_text_ends_the_reply(
+    stop: str, count: int, reason: str
+) -> None:
+    base = FakeBase(lambda tokens: (0, 1, 0, 0, 0) if len(tokens) < 4 else (0, 0, 1, 0, 0))
+    whole = base.vocabulary
+    roles = whole.roles.copy()
+    roles[B] = Role.CONTROL
+    tokens = tuple(b"" if i == B else text for i, text in enumerate(whole.tokens))
+    base.vocabulary = replace(whole, tokens=tokens, roles=roles)
+    batch, _ = batch_of(base, 1)
+    sampling = Sampling(temperature=0, max_tokens=9, stop=(stop,))
+    batch.submit(Request(tokens=(B, B), sampling=sampling))
+    last = run_out(batch)[0][-1]
+    assert last.timings is not None
+    assert (last.timings.generated_tokens, last.finish_reason) == (count, reason)
