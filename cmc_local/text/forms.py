@@ -233,7 +233,8 @@ class Matcher:
         """
         ids = self._ids.result()
         if error := self._matcher.get_error():
-            raise UsageError(f"the reply's form cannot be kept here ({_one_line(error)})")
+            told = "nothing can follow" if "NoExtension" in error else _one_line(error)
+            raise UsageError(f"the reply's form cannot be kept here ({told})")
         if not len(ids):
             raise UsageError("the reply's form allows none of the model's tokens here: widen it")
         return ids
