@@ -152,10 +152,18 @@ class BaseModel(Closing):
         return Forms(self.vocabulary, self._encode_within)
 
     def _encode_within(self, text: str) -> list[int]:
-        """The tokens of a text that stands within a longer one: no space is put before it."""
-        anchor = self.tokenize("\n", bos=False)
-        whole = self.tokenize("\n" + text, bos=False)
-        return whole[len(anchor) :] if whole[: len(anchor)] == anchor else []
+        """The tokens of a text that stands within a longer one: no space is put before it.
+
+        Tried behind several characters, since a tokenizer may join any of them with the text.
+        """
+        texts, data = self.vocabulary.tokens, text.encode("utf-8", "replace")
+        for anchor in ("", "\n", "a", "."):
+            before = self.tokenize(anchor, bos=False) if anchor else []
+            found = self.tokenize(anchor + text, bos=False)
+            own = found[len(before) :]
+            if found[: len(before)] == before and b"".join(texts[one] for one in own) == data:
+                return own
+        return self.tokenize(text, bos=False)
 
     @property
     def chat_template(self) -> str | None:

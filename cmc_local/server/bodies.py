@@ -142,8 +142,9 @@ class ChatBody(Generation):
     reasoning_effort: str | None = None
     continue_final_message: bool | None = None
     """A last message of the assistant is always continued; false is refused."""
-    tools: Any = None
+    tools: list[Any] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
     audio: Any = None
@@ -151,10 +152,6 @@ class ChatBody(Generation):
     web_search_options: Any = None
 
     def refuse(self) -> None:
-        if self.tools and self.tool_choice != "none":
-            raise _not_done("tools")
-        if self.tool_choice not in (None, "none", "auto"):
-            raise _not_done("tool_choice")
         for name in ("functions", "function_call", "audio", "web_search_options"):
             if getattr(self, name) not in (None, [], "none"):
                 raise _not_done(name)

@@ -11,6 +11,7 @@ from cmc_local.server.replying import Replying
 from cmc_local.server.requests import chat_asks
 from cmc_local.server.service import Service
 from cmc_local.server.shapes import Chat
+from cmc_local.server.tools import offered
 
 
 async def chat(request: Request) -> Response:
@@ -18,8 +19,14 @@ async def chat(request: Request) -> Response:
     service: Service = request.app.state.service
     setting = service.setting()
     body = parse(ChatBody, await request.body())
-    asks = chat_asks(body, setting)
+    tools = offered(body, setting.limits)
+    asks = chat_asks(body, setting, tools)
     replying = Replying(service, asks, n=len(asks), param="messages")
     vocabulary = replying.model.base.vocabulary
-    shape = Chat(vocabulary, logprobs=bool(body.logprobs), plain=bool(body.cmc_plain))
+    shape = Chat(
+        vocabulary,
+        logprobs=bool(body.logprobs),
+        plain=bool(body.cmc_plain),
+        calls=() if tools is None else tools.names,
+    )
     return await answer(request, service, body, shape, replying)

@@ -19,7 +19,8 @@ from cmc_local.server.bodies import MAX_COUNT, ChatBody, ChatMessage, Completion
 from cmc_local.server.errors import invalid, quoted
 from cmc_local.server.forms import form_settings
 from cmc_local.server.limits import RequestLimits
-from cmc_local.settings import Sampling
+from cmc_local.server.tools import Tools
+from cmc_local.settings import FORMS, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.history import ROLES, message_text
 from cmc_local.text.prompts import Message
@@ -49,18 +50,27 @@ class Setting:
     sampling: Sampling
     """What a request leaves open."""
     base_prompt: BasePrompt | None
+    chat_template: str | None
+    """The base model's own, if it is asked by it."""
     limits: RequestLimits
 
 
-def chat_asks(body: ChatBody, setting: Setting) -> list[Ask]:
-    """One for each of `n`."""
+def chat_asks(body: ChatBody, setting: Setting, tools: Tools | None = None) -> list[Ask]:
+    """One for each of `n`, which may call the tools."""
     most = setting.text_bytes
     messages = [_message(one, number, most) for number, one in enumerate(body.messages)]
+    values, sampling = _template_values(body), _sampling(body, body.max_completion_tokens, setting)
+    if tools is not None:
+        if any(getattr(sampling, name) != getattr(setting.sampling, name) for name in FORMS):
+            raise invalid("tools and a form of the reply exclude each other: drop one", "tools")
+        messages, more = tools.told(messages, setting.chat_template)
+        values |= more
+        sampling = replace(sampling, json_schema=None, regex=None, lark=tools.form(), grammar=None)
     alphas = _alphas(body, setting)
     ask = Ask(
         prompt=cast(list[Message], messages),
-        template_values=_template_values(body),
-        sampling=_sampling(body, body.max_completion_tokens, setting),
+        template_values=values,
+        sampling=sampling,
         alphas=alphas,
         exact=alphas is not None,
         base_prompt=setting.base_prompt,

@@ -125,6 +125,9 @@ class Service:
             text_bytes=self.text_bytes,
             sampling=self.sampling,
             base_prompt=self.base_prompt,
+            chat_template=(
+                model.base.chat_template if self.base_prompt in (None, "gguf") else None
+            ),
             limits=self.limits,
         )
 

@@ -7,11 +7,12 @@ completions   {"index": 0, "text": "...", "finish_reason": null, ...} both ways
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, Protocol
 
 from cmc_local.model.replies import Piece
 from cmc_local.server.logprobs import TextLogprobs, chat_content, joined
+from cmc_local.server.tools import CallReader, whole_calls
 from cmc_local.text.vocabulary import Vocabulary
 
 Choice = dict[str, Any]
@@ -41,10 +42,15 @@ class Chat:
     whole_object: ClassVar[str] = "chat.completion"
     chunk_object: ClassVar[str] = "chat.completion.chunk"
 
-    def __init__(self, vocabulary: Vocabulary, *, logprobs: bool, plain: bool) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, *, logprobs: bool, plain: bool, calls: Collection[str] = ()
+    ) -> None:
+        """`calls` are the tools that replies may call."""
         self._vocabulary = vocabulary
         self._logprobs = logprobs
         self._plain = plain
+        self._calls = calls
+        self._readers: dict[int, CallReader] = {}
 
     def opening(self, index: int) -> Choice | None:
         return _choice(index, None, None, delta={"role": "assistant", "content": ""})
@@ -52,13 +58,34 @@ class Chat:
     def chunk(self, index: int, piece: Piece) -> Choice | None:
         if not piece.text and piece.finish_reason is None and not piece.details:
             return None
-        delta = {"content": piece.text} if piece.text or piece.details else {}
-        return _choice(index, self._content([piece]), piece.finish_reason, delta=delta)
+        if self._calls:
+            delta = self._read(index, piece)
+            if not delta and piece.finish_reason is None and not piece.details:
+                return None
+        else:
+            delta = {"content": piece.text} if piece.text or piece.details else {}
+        return _choice(index, self._content([piece]), self._reason(index, piece), delta=delta)
 
     def whole(self, index: int, pieces: Sequence[Piece]) -> Choice:
-        text = "".join(piece.text for piece in pieces)
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return _choice(index, self._content(pieces), pieces[-1].finish_reason, message=message)
+        text: str | None = "".join(piece.text for piece in pieces)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if self._calls:
+            deltas = [self._read(index, piece) for piece in pieces]
+            message["content"] = "".join(one.get("content", "") for one in deltas)
+            if calls := whole_calls(deltas):
+                message["content"] = message["content"] or None
+                message["tool_calls"] = calls
+        reason = self._reason(index, pieces[-1])
+        return _choice(index, self._content(pieces), reason, message=message)
+
+    def _read(self, index: int, piece: Piece) -> dict[str, Any]:
+        """A piece as content and calls."""
+        reader = self._readers.setdefault(index, CallReader(self._calls))
+        return reader.read(piece.text, last=piece.finish_reason is not None)
+
+    def _reason(self, index: int, piece: Piece) -> str | None:
+        called = index in self._readers and self._readers[index].calls
+        return "tool_calls" if called and piece.finish_reason == "stop" else piece.finish_reason
 
     def _content(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:

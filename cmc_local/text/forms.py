@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -111,7 +111,7 @@ def _closed(part: Any) -> Any:
     """
     if isinstance(part, list):
         return [_closed(one) for one in part]
-    if not isinstance(part, dict):
+    if not isinstance(part, Mapping):
         return part
     closed: dict[str, Any] = {}
     for name, value in part.items():
@@ -125,6 +125,16 @@ def _closed(part: Any) -> Any:
         if not isinstance(required, list) or all(one in named for one in required):
             closed["additionalProperties"] = False
     return closed
+
+
+def json_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+    """A schema as part of a Lark rule, written on one line.
+
+    `lenient` passes over what cannot be kept of it.
+    """
+    closed = _closed(schema) if '"allOf"' not in json.dumps(schema) else schema
+    options = {**_JSON, "whitespace_pattern": " ?", "lenient": lenient}
+    return "%json " + json.dumps({**closed, "x-guidance": options})
 
 
 def _regex(text: str) -> str:

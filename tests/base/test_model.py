@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,3 +277,21 @@ def test_all_outputs_at_once_are_the_rows_one_by_one(tiny_gguf: Path) -> None:
         block = base.outputs(3).copy()
         for mine, theirs in enumerate((1, 2, 3)):
             np.testing.assert_array_equal(block[mine], base.logits(theirs))
+
+
+@pytest.mark.parametrize("text", ["\n</a>", "a", "ab\n", "\n"])
+def test_a_text_within_a_longer_one_is_encoded_whole(text: str) -> None:
+    """As by a tokenizer that joins line breaks and puts a space before a text."""
+    words = (b"", b" ", b"\n\n", b"\n", b"<", b"/", b"a", b">", b"b")
+
+    def tokenize(text: str, bos: bool) -> list[int]:
+        data, found = b" " + text.encode(), []
+        while data:
+            longest = max((one for one in words if one and data.startswith(one)), key=len)
+            found.append(words.index(longest))
+            data = data[len(longest) :]
+        return found
+
+    base: Any = SimpleNamespace(tokenize=tokenize, vocabulary=SimpleNamespace(tokens=words))
+    own = BaseModel._encode_within(base, text)
+    assert b"".join(words[one] for one in own) == text.encode()

@@ -23,6 +23,7 @@ SETTING = Setting(
     text_bytes=100,
     sampling=Sampling(temperature=0.5, top_k=7, max_tokens=9, grammar='root ::= "a"'),
     base_prompt="adapter",
+    chat_template=None,
     limits=RequestLimits(choices=6, stops=2, stop_characters=3, logprobs=4, logit_bias=2),
 )
 
