@@ -24,6 +24,7 @@ HEAD: Final = (
     *("arm", "{metric}", "also", "NLL", "tokens", "cut off", "refusals", "ms a token"),
     *("beats prompting", "gap to LoRA"),
 )
+MARK: Final = "<!-- What follows is written by `python -m cmc_export.real docs`. -->"
 _LEAD: Final = (
     f"Each figure is a mean over held-out examples, with the interval that holds {LEVEL:.0%} of "
     f"{DRAWS:,} redrawn samples of them (bootstrap) in brackets; seeds, where there are several, "
@@ -46,11 +47,16 @@ def write(runs: Path, say: Say) -> None:
 
 
 def write_docs(runs: Path, target: Path, say: Say) -> None:
-    """The Markdown as a page of the documentation; DataError where nothing is measured."""
+    """The Markdown as a page of the documentation; DataError where nothing is measured.
+
+    What stands in the page above MARK was written by hand and stays.
+    """
     made = results.lines(results.outcomes(results.read(runs)))
     if not made:
         raise DataError(f"no results in {runs}: run `python -m cmc_export.real` first")
-    write_text(target, f"# Real models\n\n{markdown(made)}")
+    before = target.read_text(encoding="utf-8") if target.is_file() else ""
+    above = before.partition(MARK)[0] if MARK in before else "# Real models\n\n"
+    write_text(target, f"{above}{MARK}\n\n{markdown(made)}")
     say(f"{target}: {len(made)} lines")
 
 
@@ -109,12 +115,19 @@ def tables(made: Sequence[Line]) -> Iterator[tuple[str, str, list[Line]]]:
 
 
 def summary(made: Sequence[Line]) -> list[str]:
-    """What the lines add up to: where a delta beats prompting."""
+    """What the lines add up to: where the one delta that counts beats prompting."""
     found = []
-    for at_home, where in ((True, "its template"), (False, "another base")):
-        won, of = results.beaten(made, at_home=at_home)
+    for at_home, where in ((True, "On Gemma, its template,"), (False, "On the other two bases")):
+        said = []
+        for tuned, strength in ((True, "its tuned alpha"), (False, "alpha 1")):
+            some = results.counted(made, at_home=at_home, tuned=tuned)
+            won, of = results.beaten(made, at_home=at_home, tuned=tuned)
+            sure = sum(
+                line.over_prompted is not None and line.over_prompted.low > 0 for line in some
+            )
+            said.append(f"at {strength} on {won} of {of} ({sure} of them beyond the noise)")
         if of:
-            found.append(f"On {where} a delta beats prompting on {won} of {of} tasks and bases.")
+            found.append(f"{where} the delta beside Gemma beats prompting {', '.join(said)}.")
     return found
 
 
