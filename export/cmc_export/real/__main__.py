@@ -58,7 +58,7 @@ def _do(given: argparse.Namespace, chosen: Chosen) -> None:
             if cell.task == "forget":
                 forgetting.measure(cell, chosen.runs, chosen.sizes, _say)
             else:
-                measure.measure(cell, chosen.runs, chosen.sizes, _say)
+                measure.measure(cell, chosen.runs, chosen.sizes, _say, chosen.alpha_of)
     elif given.what == "table":
         table.write(chosen.runs, _say)
     elif given.what == "kinds":
@@ -116,6 +116,7 @@ def _chosen(given: argparse.Namespace) -> Chosen:
         precision=given.precision,
         more=given.more,
         sizes=sizes,
+        alpha_of=given.alpha_of,
     )
 
 
@@ -135,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrained", type=Path, help="a pretrained delta, in place of one's own")
     parser.add_argument("--precision", default="int8", help="of the adapters (int8)")
     parser.add_argument("--more", default="", help="words for every training, as in '--steps 5'")
+    parser.add_argument(
+        "--alpha-of", type=int, metavar="SEED", help="its tuned alpha for all seeds (each its own)"
+    )
     for name, what in (
         ("test", "replies measured"),
         ("nll", "answers scored"),

@@ -62,6 +62,8 @@ class Chosen:
     more: str = ""
     """Words for every `train` and `finetune`, after the others and so above them."""
     sizes: Sizes = field(default_factory=Sizes)
+    alpha_of: int | None = None
+    """The seed whose tuned alpha all seeds take; None: each chooses its own."""
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -195,7 +197,7 @@ def rival_stages(chosen: Chosen, task: str, bases: Sequence[str]) -> Iterator[St
 
 
 def _measured(chosen: Chosen, cell: Cell) -> Stage:
-    words = measure_words(cell, chosen.runs, chosen.sizes)
+    words = measure_words(cell, chosen.runs, chosen.sizes, chosen.alpha_of)
     return Stage(cell.result(chosen.runs), words, "cmc_export.real")
 
 
