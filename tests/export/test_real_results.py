@@ -114,6 +114,7 @@ def test_the_page_and_the_markdown_hold_every_line_and_command(tmp_path: Path) -
     assert "## A label: Gemma 3 270M" in markdown
     assert "| delta beside Gemma, alpha 1 | 1.000 [1.000, 1.000] |" in markdown
     assert "at its tuned alpha on 1 of 1 (0 of them beyond the noise)" in markdown
+    assert "| A label, exact match | Gemma 3 270M | 0.50 | 1.00 | 1.00 (1) |" in markdown
     page = (tmp_path / "report.html").read_text()
     for command in ("--arms prompted --seeds 0", "--arms delta-gemma3 --seeds 0"):
         assert f"python -m cmc_export.real measure {command}" in markdown
