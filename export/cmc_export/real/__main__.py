@@ -22,7 +22,7 @@ from pathlib import Path
 from cmc_export.real import brief, data, forgetting, kind_report, measure, table
 from cmc_export.real.build import ALL_ARMS, ALL_TASKS, Chosen, make_all
 from cmc_export.real.measure import Sizes
-from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell
+from cmc_export.real.places import MODELS, RUNS, TEMPLATES, USUAL, Cell
 from cmc_local.errors import CmcError, UsageError
 
 WHAT = ("run", "data", "brief", "known", "measure", "kinds", "table", "docs")
@@ -130,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", default=",".join(ALL_TASKS), help="(all)")
     parser.add_argument("--bases", default=",".join(MODELS), help="(all)")
     parser.add_argument("--arms", default="", help=f"some of {','.join(ALL_ARMS)} (all)")
-    parser.add_argument("--templates", default=",".join(TEMPLATES), help="of the deltas (all)")
+    parser.add_argument(
+        "--templates", default=",".join(USUAL), help=f"of {','.join(TEMPLATES)} ({','.join(USUAL)})"
+    )
     parser.add_argument("--seeds", default="0", help="as in 0,1,2 (0)")
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"({RUNS})")
     parser.add_argument("--pretrained", type=Path, help="a pretrained delta, in place of one's own")
