@@ -69,6 +69,6 @@ def test_adapters_are_compared_on_questions_that_training_did_not_see(
     given = [str(bundled_models / "instruct"), "--bases", "smollm2", "--alphas", "0.5,1"]
     given += ["--count", "2", "--max-tokens", "4", "--threads", "1", "--runs", str(tmp_path)]
     assert brief_choice.main(given) == 0
-    found = json.loads((tmp_path / "results/brief/smollm2.instruct.valid.json").read_text())
+    found = json.loads((tmp_path / "brief/choice.smollm2.instruct.valid.json").read_text())
     assert [row["alpha"] for row in found["rows"]] == [0.5, 1.0]
     assert all(len(row["items"]) == len(row["replies"]) == 2 for row in found["rows"])

@@ -4,7 +4,7 @@
     --test: the same on its test part, for the one that was chosen, once
 
 Each adapter is asked as `measure` asks a delta. Nothing is asked twice: a journal a file is kept in
-runs/real/results/brief, so a stopped run goes on.
+runs/real/brief, so a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def score(
     say: Say,
 ) -> list[dict[str, Any]]:
     """One adapter on one base at each strength; written to a file of its own."""
-    target = runs / "results" / "brief" / f"{base}.{adapter.resolve().name}.{part}.json"
+    target = runs / "brief" / f"choice.{base}.{adapter.resolve().name}.{part}.json"
     records = spread(read_records(TaskPlace(runs, "short").data(part)), sizes.test)
     settings = {
         "adapter": fingerprint(adapter / "adapter.json"),
