@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cmc_export.real import brief
+from cmc_export.real import brief, brief_choice
+from cmc_export.real.places import MODELS
 from cmc_export.recipe import PretrainRecipe, TrainRecipe, build_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,3 +59,16 @@ def test_the_recipe_is_read_with_the_stages_own_options(tmp_path: Path) -> None:
         TrainRecipe, "train", config, {**shown, "answers": (tmp_path,), "data": (tmp_path,)}
     )
     assert (pretrain.vocabulary, train.prompt, train.patience) == (4096, "cmc", 0)
+
+
+def test_adapters_are_compared_on_questions_that_training_did_not_see(
+    bundled_models: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / MODELS["smollm2"]).symlink_to(bundled_models / "template.gguf")
+    monkeypatch.setenv("CMC_REAL", str(tmp_path))
+    given = [str(bundled_models / "instruct"), "--bases", "smollm2", "--alphas", "0.5,1"]
+    given += ["--count", "2", "--max-tokens", "4", "--threads", "1", "--runs", str(tmp_path)]
+    assert brief_choice.main(given) == 0
+    found = json.loads((tmp_path / "brief/choice.smollm2.instruct.valid.json").read_text())
+    assert [row["alpha"] for row in found["rows"]] == [0.5, 1.0]
+    assert all(len(row["items"]) == len(row["replies"]) == 2 for row in found["rows"])

@@ -90,6 +90,18 @@ def test_recording_names_the_rows_that_training_asks_for(models: Path, tmp_path:
             assert record[place : place + 2] == train[train.index(option) :][:2], option
 
 
+def test_a_delta_with_the_tasks_words_has_an_initial_model_and_a_table_of_its_own(
+    models: Path, tmp_path: Path
+) -> None:
+    chosen = Chosen(arms=("delta",), runs=tmp_path, pretrained=tmp_path, templates=("words",))
+    stages = list(build.stages(chosen, "style", BASES, print))
+    assert stages[0].line.startswith(f"python -m cmc_export.real.words {tmp_path} --data ")
+    for stage in stages[1:3]:
+        words = shlex.split(stage.command)
+        assert words[words.index("--init") + 1] == str(stages[0].result)
+    assert stages[1].result.parent.name == "answers.gemma3.words"
+
+
 def test_rivals_are_trained_where_they_are_asked_for(models: Path, tmp_path: Path) -> None:
     chosen = Chosen(runs=tmp_path, pretrained=tmp_path)
     assert any(words[0] == "finetune" for words in commands(chosen, "style"))

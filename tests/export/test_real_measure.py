@@ -11,6 +11,7 @@ import pytest
 from cmc_export.real import data, forgetting, measure
 from cmc_export.real.measure import Sizes
 from cmc_export.real.places import MODELS, Cell
+from cmc_local.errors import UsageError
 
 SIZES = Sizes(test=2, nll=3, choose=2, max_tokens=6, parallel=2, threads=1)
 PLAIN = Cell("style", "smollm2", "plain")
@@ -91,6 +92,22 @@ def test_a_delta_is_measured_at_one_and_at_its_tuned_strength(
     best = max(found["tried"], key=lambda one: (one["rules"], -one["nll"]))
     assert found["tuned"] == best["alpha"]
     assert [row["alpha"] for row in found["rows"]] == [*dict.fromkeys((1.0, best["alpha"]))]
+
+
+def test_a_further_seed_may_take_the_strength_of_the_first(
+    runs: Path, bundled_models: Path
+) -> None:
+    (runs / "style/delta.gemma3.1.adapter").symlink_to(bundled_models / "instruct")
+    cell = Cell("style", "gemma3", "delta-gemma3", 1)
+    with pytest.raises(UsageError, match="measure seed 0 first"):
+        measure.measure(cell, runs, SIZES, print, alpha_of=0)
+    first = Cell("style", "gemma3", "delta-gemma3", 0).result(runs)
+    first.write_text('{"tuned": 0.25}')
+    measure.measure(cell, runs, SIZES, print, alpha_of=0)
+    found = result(cell, runs)
+    assert [row["alpha"] for row in found["rows"]] == [1.0, 0.25]
+    assert (found["tuned"], found["alpha_of"]) == (0.25, 0)
+    assert "--alpha-of 0" in found["command"]
 
 
 def test_forgetting_asks_both_sides_in_a_phrasing_of_its_own(

@@ -61,10 +61,21 @@ def test_a_delta_above_prompting_meets_the_aim(tmp_path: Path) -> None:
 
 def test_one_below_it_does_not_and_noise_is_called_so(tmp_path: Path) -> None:
     put(tmp_path, "prompted", [0.0, 1.0, 1.0, 1.0])
-    put(tmp_path, "delta-smollm2", [1.0, 0.0, 1.0, 0.0], tuned=1.0)
+    put(tmp_path, "delta-gemma3", [1.0, 0.0, 1.0, 0.0], tuned=1.0)
     delta = lines(tmp_path)[-1]
     assert delta.verdict == "not met (-0.250, within the noise)"
-    assert results.beaten(lines(tmp_path), at_home=False) == (0, 1)
+    assert results.beaten(lines(tmp_path), at_home=True) == (0, 1)
+
+
+def test_one_fixed_delta_at_its_tuned_strength_is_counted(tmp_path: Path) -> None:
+    put(tmp_path, "prompted", [0.5] * 4)
+    put(tmp_path, "delta-smollm2", [1.0] * 4, tuned=1.0)
+    made = lines(tmp_path)
+    assert results.beaten(made, at_home=False) == results.beaten(made, at_home=True) == (0, 0)
+    put(tmp_path, "delta-gemma3", [1.0] * 4, tuned=0.5, second=[0.0] * 4)
+    made = lines(tmp_path)
+    assert results.beaten(made, at_home=True) == (0, 1)
+    assert results.beaten(made, at_home=True, tuned=False) == (1, 1)
 
 
 def test_seeds_are_one_line_and_a_tuned_strength_another(tmp_path: Path) -> None:
@@ -102,7 +113,8 @@ def test_the_page_and_the_markdown_hold_every_line_and_command(tmp_path: Path) -
     markdown = (tmp_path / "table.md").read_text()
     assert "## A label: Gemma 3 270M" in markdown
     assert "| delta beside Gemma, alpha 1 | 1.000 [1.000, 1.000] |" in markdown
-    assert "On its template a delta beats prompting on 1 of 1 tasks and bases." in markdown
+    assert "at its tuned alpha on 1 of 1 (0 of them beyond the noise)" in markdown
+    assert "| A label, exact match | Gemma 3 270M | 0.50 | 1.00 | 1.00 (1) |" in markdown
     page = (tmp_path / "report.html").read_text()
     for command in ("--arms prompted --seeds 0", "--arms delta-gemma3 --seeds 0"):
         assert f"python -m cmc_export.real measure {command}" in markdown
@@ -137,3 +149,14 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
 def test_without_results_there_is_no_page_of_the_docs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results"):
         table.write_docs(tmp_path, tmp_path / "real.md", print)
+
+
+def test_what_was_written_by_hand_stays_above_the_tables(tmp_path: Path) -> None:
+    put(tmp_path, "plain", [0.0, 1.0])
+    target = tmp_path / "real.md"
+    table.write_docs(tmp_path, target, lambda line: None)
+    made = target.read_text()
+    assert made.startswith(f"# Real models\n\n{table.MARK}\n")
+    target.write_text(made.replace("# Real models\n", "# Real models\n\nBy hand.\n"))
+    table.write_docs(tmp_path, target, lambda line: None)
+    assert target.read_text() == made.replace("# Real models\n", "# Real models\n\nBy hand.\n")

@@ -22,7 +22,7 @@ from pathlib import Path
 from cmc_export.real import brief, data, forgetting, kind_report, measure, table
 from cmc_export.real.build import ALL_ARMS, ALL_TASKS, Chosen, make_all
 from cmc_export.real.measure import Sizes
-from cmc_export.real.places import MODELS, RUNS, TEMPLATES, Cell
+from cmc_export.real.places import MODELS, RUNS, TEMPLATES, USUAL, Cell
 from cmc_local.errors import CmcError, UsageError
 
 WHAT = ("run", "data", "brief", "known", "measure", "kinds", "table", "docs")
@@ -58,7 +58,7 @@ def _do(given: argparse.Namespace, chosen: Chosen) -> None:
             if cell.task == "forget":
                 forgetting.measure(cell, chosen.runs, chosen.sizes, _say)
             else:
-                measure.measure(cell, chosen.runs, chosen.sizes, _say)
+                measure.measure(cell, chosen.runs, chosen.sizes, _say, chosen.alpha_of)
     elif given.what == "table":
         table.write(chosen.runs, _say)
     elif given.what == "kinds":
@@ -116,6 +116,7 @@ def _chosen(given: argparse.Namespace) -> Chosen:
         precision=given.precision,
         more=given.more,
         sizes=sizes,
+        alpha_of=given.alpha_of,
     )
 
 
@@ -129,12 +130,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", default=",".join(ALL_TASKS), help="(all)")
     parser.add_argument("--bases", default=",".join(MODELS), help="(all)")
     parser.add_argument("--arms", default="", help=f"some of {','.join(ALL_ARMS)} (all)")
-    parser.add_argument("--templates", default=",".join(TEMPLATES), help="of the deltas (all)")
+    parser.add_argument(
+        "--templates", default=",".join(USUAL), help=f"of {','.join(TEMPLATES)} ({','.join(USUAL)})"
+    )
     parser.add_argument("--seeds", default="0", help="as in 0,1,2 (0)")
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"({RUNS})")
     parser.add_argument("--pretrained", type=Path, help="a pretrained delta, in place of one's own")
     parser.add_argument("--precision", default="int8", help="of the adapters (int8)")
     parser.add_argument("--more", default="", help="words for every training, as in '--steps 5'")
+    parser.add_argument(
+        "--alpha-of", type=int, metavar="SEED", help="its tuned alpha for all seeds (each its own)"
+    )
     for name, what in (
         ("test", "replies measured"),
         ("nll", "answers scored"),

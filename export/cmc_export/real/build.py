@@ -20,7 +20,17 @@ from typing import Final
 from cmc_export.answers import TABLE
 from cmc_export.real import data, forgetting, table, texts
 from cmc_export.real.measure import Sizes, measure_words
-from cmc_export.real.places import MODELS, RUNS, TEMPLATES, WITHOUT_TEMPLATE, Cell, TaskPlace, gguf
+from cmc_export.real.places import (
+    MODELS,
+    RUNS,
+    TEMPLATES,
+    USUAL,
+    WITH_WORDS,
+    WITHOUT_TEMPLATE,
+    Cell,
+    TaskPlace,
+    gguf,
+)
 from cmc_export.stages import Say, Stage, run
 from cmc_local.errors import InputError, TrainingError, UsageError
 
@@ -54,7 +64,7 @@ class Chosen:
     bases: tuple[str, ...] = tuple(MODELS)
     arms: tuple[str, ...] = ()
     """Empty: all, LoRA and proxy-tuning on RIVAL_TASKS alone."""
-    templates: tuple[str, ...] = tuple(TEMPLATES)
+    templates: tuple[str, ...] = USUAL
     seeds: tuple[int, ...] = (0,)
     runs: Path = RUNS
     pretrained: Path | None = None
@@ -62,6 +72,8 @@ class Chosen:
     more: str = ""
     """Words for every `train` and `finetune`, after the others and so above them."""
     sizes: Sizes = field(default_factory=Sizes)
+    alpha_of: int | None = None
+    """The seed whose tuned alpha all seeds take; None: each chooses its own."""
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -147,21 +159,26 @@ def delta_stages(chosen: Chosen, task: str, templates: str, seed: int) -> Iterat
     """The templates' answers, the delta beside them, its adapter."""
     place = TaskPlace(chosen.runs, task)
     names, held = TEMPLATES[templates], "retain" if task == "forget" else "valid"
+    with_words, initial = templates == WITH_WORDS, chosen.initial
+    if with_words:
+        initial = place.with_words
+        words = f"{chosen.initial} --data {place.data('train')} -o {initial}"
+        yield Stage(initial, words, "cmc_export.real.words")
     given = f"--data {place.data('train')} --{held} {place.data(held)}"
     kind = "--task forget " if task == "forget" else ""
-    for name in names:
+    tables = {name: place.answers(name, with_words=with_words) for name in names}
+    for name, table_ in tables.items():
         yield Stage(
-            place.answers(name) / TABLE,
+            table_ / TABLE,
             f"record --template {gguf(name)} --template-prompt {_asked_as(name)} {kind}{given} "
-            f"--init {chosen.initial} {ASKED} --resume -o {place.answers(name)}",
+            f"--init {initial} {ASKED} --resume -o {table_}",
         )
-    answers = " ".join(f"--answers {place.answers(name)}" for name in names)
+    answers = " ".join(f"--answers {table_}" for table_ in tables.values())
     learn = FORGET if task == "forget" else f"{LEARN} --epochs {EPOCHS[task]}"
     delta, adapter = place.delta(templates, seed), place.adapter(templates, seed)
     yield Stage(
         delta,
-        f"train {answers} --init {chosen.initial} {given} {learn} --seed {seed} "
-        f"{chosen.more} -o {delta}",
+        f"train {answers} --init {initial} {given} {learn} --seed {seed} {chosen.more} -o {delta}",
     )
     yield Stage(
         adapter,
@@ -195,7 +212,7 @@ def rival_stages(chosen: Chosen, task: str, bases: Sequence[str]) -> Iterator[St
 
 
 def _measured(chosen: Chosen, cell: Cell) -> Stage:
-    words = measure_words(cell, chosen.runs, chosen.sizes)
+    words = measure_words(cell, chosen.runs, chosen.sizes, chosen.alpha_of)
     return Stage(cell.result(chosen.runs), words, "cmc_export.real")
 
 

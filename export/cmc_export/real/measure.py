@@ -13,6 +13,7 @@ journal, so a stopped measurement goes on where it was.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -135,8 +136,11 @@ class Bench:
         return fmean(one[self.task.metric] for one in self.scores(records, replies))
 
 
-def measure(cell: Cell, runs: Path, sizes: Sizes, say: Say) -> None:
-    """Measure a cell and write its results, unless they are there."""
+def measure(cell: Cell, runs: Path, sizes: Sizes, say: Say, alpha_of: int | None = None) -> None:
+    """Measure a cell and write its results, unless they are there.
+
+    `alpha_of` is a seed whose tuned alpha this one takes over, in place of choosing its own.
+    """
     output = cell.result(runs)
     if output.exists():
         return
@@ -155,7 +159,10 @@ def measure(cell: Cell, runs: Path, sizes: Sizes, say: Say) -> None:
             rows = [_row(bench, test, None, help_)]
             extra["help"] = asdict(help_)
         elif cell.templates is not None:
-            alpha, extra["tried"] = choose_alpha(bench, chosen)
+            if alpha_of is None or alpha_of == cell.seed:
+                alpha, extra["tried"] = choose_alpha(bench, chosen)
+            else:
+                alpha, extra["alpha_of"] = tuned_alpha(replace(cell, seed=alpha_of), runs), alpha_of
             rows = [{**_row(bench, test, one), "alpha": one} for one in dict.fromkeys((1.0, alpha))]
             extra["tuned"] = alpha
         else:
@@ -171,22 +178,25 @@ def write_result(
     extra: dict[str, Any],
 ) -> None:
     """The results document of a cell."""
+    alpha_of = extra.get("alpha_of")
     write_json(
         cell.result(runs),
         {
             "format": FORMAT,
             **asdict(cell),
-            "command": f"python -m cmc_export.real {measure_words(cell, runs, sizes)}",
+            "command": f"python -m cmc_export.real {measure_words(cell, runs, sizes, alpha_of)}",
             **extra,
             "rows": list(rows),
         },
     )
 
 
-def measure_words(cell: Cell, runs: Path, sizes: Sizes) -> str:
+def measure_words(cell: Cell, runs: Path, sizes: Sizes, alpha_of: int | None = None) -> str:
     """The words after `python -m cmc_export.real` that measure a cell."""
     usual = asdict(Sizes())
     given = {name: value for name, value in asdict(sizes).items() if value != usual[name]}
+    if alpha_of is not None and cell.templates is not None:
+        given["alpha_of"] = alpha_of
     seeds = {"seeds": cell.seed} if cell.is_seeded else {}
     places = {} if runs == RUNS else {"runs": runs}
     named = {"tasks": cell.task, "bases": cell.base, "arms": cell.arm, **seeds, **given, **places}
@@ -260,6 +270,14 @@ def choose_alpha(bench: Bench, records: Sequence[Record]) -> tuple[float, list[d
         bench.say(f"  alpha {alpha:g}: {found[-1][bench.task.metric]:.3f}, NLL {nll:.3f}")
     best = max(found, key=lambda one: (one[bench.task.metric], -one["nll"]))
     return float(best["alpha"]), found
+
+
+def tuned_alpha(cell: Cell, runs: Path) -> float:
+    """The strength that validation chose for a cell; UsageError where it is not measured yet."""
+    path = cell.result(runs)
+    if not path.is_file():
+        raise UsageError(f"no {path}: measure seed {cell.seed} first, or leave out --alpha-of")
+    return float(json.loads(path.read_text(encoding="utf-8"))["tuned"])
 
 
 # --- rows ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
     runs/real/TASK/{train,valid,test}.jsonl       the data of a task
     runs/real/TASK/answers.TEMPLATE               a template's answers, recorded once
+    runs/real/TASK/pretrained.words               the pretrained delta with the task's words
     runs/real/TASK/delta.TEMPLATES.SEED[.adapter] a delta, and its adapter
     runs/real/TASK/lora.BASE.SEED.gguf            the base's own LoRA
     runs/real/results/TASK/BASE.ARM.SEED.json     what was measured
@@ -28,12 +29,18 @@ TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     "gemma3": ("gemma3",),
     "smollm2": ("smollm2",),
     "both": ("gemma3", "smollm2"),
+    "words": ("gemma3",),
 }
 """What a delta learns beside, by the name it has in tables."""
+WITH_WORDS: Final = "words"
+"""Of TEMPLATES: the delta whose vocabulary was given the task's frequent words (words.py)."""
+USUAL: Final = tuple(name for name in TEMPLATES if name != WITH_WORDS)
+"""The deltas that a run makes unless some are named."""
 BESIDE: Final[Mapping[str, str]] = {
     "gemma3": "beside Gemma",
     "smollm2": "beside SmolLM2",
     "both": "beside both",
+    "words": "beside Gemma, with the task's words",
 }
 SIMPLE_ARMS: Final = ("plain", "prompted", "lora", "proxy")
 
@@ -80,9 +87,14 @@ class TaskPlace:
         """train, valid or test (forget has further parts)."""
         return self.runs / self.task / f"{part}.jsonl"
 
-    def answers(self, template: str) -> Path:
-        """What a template says on training and validation data."""
-        return self.runs / self.task / f"answers.{template}"
+    def answers(self, template: str, *, with_words: bool = False) -> Path:
+        """What a template says on training and validation data, by a delta's vocabulary."""
+        return self.runs / self.task / f"answers.{template}{'.words' if with_words else ''}"
+
+    @property
+    def with_words(self) -> Path:
+        """The pretrained delta with the task's words."""
+        return self.runs / self.task / "pretrained.words"
 
     def delta(self, templates: str, seed: int) -> Path:
         """The trained delta's folder."""

@@ -44,6 +44,8 @@ TITLES: Final[Mapping[str, str]] = {
     **{name: task.title for name, task in TASKS.items()},
     "forget": "Forgetting",
 }
+PRIMARY: Final = "delta-gemma3"
+"""The delta that counts, of every task and base: chosen once, after `short` and before all else."""
 LEAST_GAP: Final = 0.05
 """Between plain and LoRA: below it the gap closed is a ratio of two noises."""
 AIM_HERE, AIM_ELSEWHERE = 0.9, 0.7
@@ -182,14 +184,28 @@ def lines(found: Sequence[Outcome]) -> list[Line]:
     return made
 
 
-def beaten(made: Sequence[Line], *, at_home: bool) -> tuple[int, int]:
-    """On how many (task, base) some delta at alpha 1 or tuned beats prompting, and of how many."""
-    by_place: dict[tuple[str, str], list[bool]] = {}
+def counted(made: Sequence[Line], *, at_home: bool, tuned: bool) -> list[Line]:
+    """One line a task and base: the PRIMARY delta's, where prompting was measured too.
+
+    At alpha 1, or at the strength that validation chose; where it chose 1 both are one line.
+    """
+    by_place: dict[tuple[str, str], Line] = {}
     for line in made:
-        if line.beats is not None and line.outcome.is_at_home == at_home:
-            place = (line.outcome.task, line.outcome.base)
-            by_place.setdefault(place, []).append(line.beats)
-    return sum(any(some) for some in by_place.values()), len(by_place)
+        one = line.outcome
+        if one.arm != PRIMARY or one.is_at_home != at_home or line.over_prompted is None:
+            continue
+        place = (one.task, one.base)
+        if not one.tuned:
+            by_place.setdefault(place, line)
+        elif tuned:
+            by_place[place] = line
+    return list(by_place.values())
+
+
+def beaten(made: Sequence[Line], *, at_home: bool, tuned: bool = True) -> tuple[int, int]:
+    """On how many tasks and bases the counted delta beats prompting, and of how many."""
+    some = counted(made, at_home=at_home, tuned=tuned)
+    return sum(bool(line.beats) for line in some), len(some)
 
 
 def _gap(one: Outcome, plain: Outcome | None, lora: Outcome | None) -> float | None:
