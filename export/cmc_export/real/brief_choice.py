@@ -21,12 +21,12 @@ from cmc_export.real.measure import CONTEXT, Bench, Say, Sizes
 from cmc_export.real.places import MODELS, RUNS, TaskPlace, gguf
 from cmc_export.real.tasks import TASKS
 from cmc_local.errors import CmcError
-from cmc_local.evaluate.answering import lengths
 from cmc_local.evaluate.journal import Journal, fingerprint, journal_path
+from cmc_local.evaluate.reply_measures import lengths
 from cmc_local.evaluate.results import spread
-from cmc_local.evaluate.whole_file import write_json
+from cmc_local.files import write_json
+from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Limits
-from cmc_local.steered import SteeredModel
 
 TASK = TASKS["short"]
 
