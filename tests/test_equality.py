@@ -79,7 +79,7 @@ class Bench:
         # The look-up knows the reply, but for one token: most guesses are right, some are wrong.
         known = [*prompt, *reply[: REPLY // 2], 7, *reply[REPLY // 2 + 1 :], *prompt]
         lookup = PromptLookup(known, drafts=drafts, worth=0.0) if drafts else None
-        return engine.begin(place, prompt, chooser, active, lookup=lookup), chooser
+        return engine.begin(place, prompt, chooser, active, drafter=lookup), chooser
 
     def rows(
         self,
@@ -227,7 +227,7 @@ def drawn(bench: Bench, seed: int, drafts: int) -> tuple[list[int], int]:
     active = one.active(0.1, one.prompt(QUESTION))
     prompt = bench.prompt(0) * 3
     lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
-    run = engine.begin(place, prompt, sampler, [active], lookup=lookup)
+    run = engine.begin(place, prompt, sampler, [active], drafter=lookup)
     tokens: list[int] = []
     while len(tokens) < REPLY:
         tokens += engine.step([run])[0]

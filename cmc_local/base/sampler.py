@@ -56,6 +56,10 @@ class NativeSampler:
             return self._formed.sample(self._chain, i)
         return int(llama_cpp.llama_sampler_sample(self._chain, self._base.llama_context, i))
 
+    def forced(self) -> Sequence[int]:
+        """The tokens after the last one that the form leaves no choice about."""
+        return () if self._formed is None else self._formed.forced()
+
     def close(self) -> None:
         """Free the chain; more than once is fine."""
         self._free()
@@ -76,8 +80,16 @@ class _Formed:
         fields = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         self._candidates = np.zeros(base.n_vocab, fields)
 
+    def forced(self) -> Sequence[int]:
+        return self._matcher.forced()
+
     def sample(self, chain: Any, i: int) -> int:
         allowed = self._matcher.allowed()
+        if len(allowed) == 1 and self._biases is None:
+            token = int(allowed[0])
+            llama_cpp.llama_sampler_accept(chain, token)
+            self._matcher.take(token)
+            return token
         candidates = self._candidates[: len(allowed)]
         candidates["id"] = allowed
         np.take(self._base.logits(i), allowed, out=candidates["logit"], mode="clip")

@@ -122,7 +122,7 @@ class OurArm:
         prompt = part.passage.prompt
         guesses = self.place.kind.endswith("+guesses")
         lookup = PromptLookup(prompt, drafts=DRAFTS) if guesses else None
-        return self._engine.begin(part.slot, prompt, chooser, part.active, lookup=lookup)
+        return self._engine.begin(part.slot, prompt, chooser, part.active, drafter=lookup)
 
     def _write(
         self, runs: Sequence[Run], written: Sequence[list[int]], least: Sequence[int]

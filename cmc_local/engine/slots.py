@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from cmc_local.base.span import Span
 from cmc_local.engine.delta_thread import Deltas
 from cmc_local.engine.logprobs import LogprobRecorder
-from cmc_local.engine.prompt_lookup import PromptLookup
 from cmc_local.engine.timings import Timings
 from cmc_local.errors import UsageError
 from cmc_local.steer.steering import WORTH_COPYING
@@ -56,6 +55,15 @@ class Chooser(Protocol):
     def sample(self, i: int = -1) -> int: ...
 
 
+class Drafter(Protocol):
+    """Drafts the next tokens of one reply; `PromptLookup` is one."""
+
+    def draft(self, most: int) -> Sequence[int]: ...
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """The reply goes on with these."""
+
+
 @dataclass(eq=False)
 class Slot:
     """A sequence of the base model, and what its cache holds."""
@@ -79,7 +87,7 @@ class Run:
     prompt: tuple[int, ...]
     pending: list[int]
     """Tokens to decode next: the prompt, later the one token chosen last."""
-    lookup: PromptLookup | None = None
+    drafter: Drafter | None = None
     """What drafts its next tokens."""
     recorder: LogprobRecorder | None = None
     failed: UsageError | None = None
@@ -141,11 +149,11 @@ def plan_step(base: Base, runs: Sequence[Run], *, batch: int, drafting: bool) ->
 
 def _add_drafts(base: Base, share: Share, batch: int) -> None:
     """Drafts, where context and batch have room; what ends a reply is never drafted."""
-    if share.run.lookup is None:
+    if share.run.drafter is None:
         return
     room = min(base.n_ctx - len(share.run.slot.cached) - 1, batch - 1)
     roles = base.vocabulary.roles
-    for token in share.run.lookup.draft(room):
+    for token in share.run.drafter.draft(room):
         if roles[token] not in (Role.NORMAL, Role.BYTE):
             return
         share.drafts.append(token)

@@ -19,8 +19,7 @@ from time import perf_counter
 
 from cmc_local.engine.delta_thread import Deltas, DeltaThread
 from cmc_local.engine.logprobs import LogprobRecorder
-from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.slots import Base, Chooser, Run, Share, Slot, plan_step, share_prompt
+from cmc_local.engine.slots import Base, Chooser, Drafter, Run, Share, Slot, plan_step, share_prompt
 from cmc_local.engine.timings import StepTimes, Timings
 from cmc_local.errors import UsageError
 from cmc_local.settings import Overlap
@@ -64,12 +63,12 @@ class Engine:
         chooser: Chooser,
         active: Sequence[ActiveAdapter] = (),
         *,
-        lookup: PromptLookup | None = None,
+        drafter: Drafter | None = None,
         recorder: LogprobRecorder | None = None,
     ) -> Run:
         """A run that continues `prompt`; whatever the slot's caches share with it is kept.
 
-        With a `lookup`, which must know the prompt, one step may choose several tokens; a
+        With a `drafter`, which must know the prompt, one step may choose several tokens; a
         `recorder` sees each row before and after the shift.
         """
         if not prompt:
@@ -85,7 +84,7 @@ class Engine:
             Deltas(tuple(active), slot.sequence, timings),
             tuple(prompt),
             list(prompt[kept:]),
-            lookup,
+            drafter,
             recorder,
             timings=timings,
         )
@@ -204,8 +203,8 @@ class Engine:
         run.deltas.chosen(self.base.vocabulary.tokens[chosen[-1]], len(chosen))
         run.timings.generated_tokens += len(chosen)
         run.timings.guessed_tokens += len(chosen) - 1
-        if run.lookup is not None:
-            run.lookup.extend(chosen)
+        if run.drafter is not None:
+            run.drafter.extend(chosen)
         if decoded > len(slot.cached):
             self._take_back_drafts(run)
         return chosen

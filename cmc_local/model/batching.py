@@ -24,7 +24,7 @@ from typing import Protocol
 
 from cmc_local.engine.logprobs import LogprobRecorder, TokenDetail
 from cmc_local.engine.prompt_lookup import PromptLookup
-from cmc_local.engine.slots import Chooser, Run, Slot
+from cmc_local.engine.slots import Chooser, Drafter, Run, Slot
 from cmc_local.engine.step import Engine
 from cmc_local.errors import UsageError
 from cmc_local.model.echo import EchoReader
@@ -38,11 +38,29 @@ from cmc_local.text.vocabulary import Role, Vocabulary
 Outcome = tuple[int, Piece | UsageError]
 """A request's number, and what came of it."""
 
+MOST_FORCED = 8
+"""Forced tokens that one step decodes at once."""
+
 
 class Sampler(Chooser, Protocol):
     """A native sampler chain."""
 
+    def forced(self) -> Sequence[int]: ...
+
     def close(self) -> None: ...
+
+
+class _Forced:
+    """Drafts the tokens that a reply's form leaves no choice about: they are all right."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def draft(self, most: int) -> Sequence[int]:
+        return self._sampler.forced()[: min(most, MOST_FORCED)]
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """The sampler knows."""
 
 
 class Reply:
@@ -150,10 +168,16 @@ class Reply:
             request.tokens,
             self._sampler,
             request.active,
-            lookup=PromptLookup(request.tokens, drafts=request.drafts) if request.drafts else None,
+            drafter=self._drafter(),
             recorder=self._recorder,
         )
         return self.run
+
+    def _drafter(self) -> Drafter | None:
+        request = self._request
+        if request.sampling.has_form:
+            return _Forced(self._sampler)
+        return PromptLookup(request.tokens, drafts=request.drafts) if request.drafts else None
 
     def _new_recorder(self) -> LogprobRecorder | None:
         top = self._request.top_logprobs

@@ -146,7 +146,7 @@ def test_a_json_schema_gives_json(base: BaseModel) -> None:
 
 
 def test_tokens_that_a_grammar_forbids_altogether_do_not_end_the_process(base: BaseModel) -> None:
-    sampler = NativeSampler(base, Sampling(temperature=0.0, grammar='root ::= "!"'))
+    sampler = NativeSampler(base, Sampling(temperature=0.0, grammar='root ::= "!" | "a"'))
     base.logits()[:] = -np.inf
     with pytest.raises(UsageError, match="allows none"):
         sampler.sample()

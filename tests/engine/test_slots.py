@@ -22,7 +22,7 @@ def replying(engine: Engine, sequence: int, prompt: list[int], *, drafts: int = 
     lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
     base = engine.base
     assert isinstance(base, FakeBase)
-    run = engine.begin(Slot(sequence), prompt, GreedySampler(base), lookup=lookup)
+    run = engine.begin(Slot(sequence), prompt, GreedySampler(base), drafter=lookup)
     assert engine.step([run]) == [[A]]
     return run
 

@@ -50,7 +50,7 @@ def steered(
     base = engine.base
     assert isinstance(base, FakeBase)
     lookup = PromptLookup(prompt, drafts=drafts, worth=0.0) if drafts else None
-    return engine.begin(slot, prompt, GreedySampler(base), active, lookup=lookup)
+    return engine.begin(slot, prompt, GreedySampler(base), active, drafter=lookup)
 
 
 def steers_with(mid_token: str = "off") -> LoadedAdapter:

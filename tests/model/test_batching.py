@@ -288,3 +288,24 @@ def test_a_control_token_named_as_a_stop_text_ends_the_reply(
     last = run_out(batch)[0][-1]
     assert last.timings is not None
     assert (last.timings.generated_tokens, last.finish_reason) == (count, reason)
+
+
+class Forcing(GreedySampler):
+    """Has a form that forces "ab" after each "a"."""
+
+    def forced(self) -> tuple[int, ...]:
+        return (AB, AB) if self._base.cache[0][-1:] != [AB] else ()
+
+
+def test_what_a_form_forces_is_decoded_at_once_and_changes_nothing() -> None:
+    rule = [AB, AB, A, AB, AB, A]
+    found = {}
+    for json_schema in (None, "{}"):
+        base = FakeBase(lambda tokens: [float(i == rule[(len(tokens) - 1) % 6]) for i in range(5)])
+        batch = Batch(Engine(base), [Slot(0)], lambda _, base=base: Forcing(base))  # type: ignore[misc]
+        sampling = Sampling(temperature=0, max_tokens=6, json_schema=json_schema)
+        batch.submit(Request(tokens=(B,), sampling=sampling))
+        text = "".join(piece.text for piece in run_out(batch)[0])
+        found[json_schema] = text, len(base.batches)
+    assert found["{}"][0] == found[None][0] == "ababaababa"
+    assert found["{}"][1] < found[None][1]
