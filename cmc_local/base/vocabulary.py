@@ -1,4 +1,4 @@
-"""A GGUF's vocabulary, from its own lists and from llama.cpp, and what it makes of a text.
+"""A GGUF's tokens, its end tokens among them, by its lists and llama.cpp; its tokens of a text.
 
 Spellings and types are read from the file. llama.cpp (half a second for 262,144 tokens with
 `vocab_only`) knows which tokens end a generation and which are control tokens, and is asked about

@@ -1,4 +1,4 @@
-"""Adapters on a model hub: fetched into the cache or a folder, and shared in one commit.
+"""Adapters on a hub: fetched (`delta/adapter.py` checks the hashes), and shared in one commit.
 
     found = pull("user/repo@v2")             # an adapter.Adapter in the cache
     url = push("my-adapter", "user/repo")    # private, unless public=True

@@ -1,4 +1,4 @@
-"""Request bodies: what OpenAI's clients send, and what of it is honoured.
+"""The fields of request bodies and their types; what is in messages `requests.py` checks.
 
 Unknown fields are ignored, as clients send many. A field that would change the meaning and cannot
 be honoured is refused by name. What the server's limits bound is checked in `requests.py`.

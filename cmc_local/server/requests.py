@@ -1,4 +1,4 @@
-"""Bodies -> asks: one `Ask` for each choice that a request is to have.
+"""Bodies -> asks, checked (roles, texts, limits): one `Ask` for each choice of a request.
 
     {"n": 2, "seed": 7, "prompt": ["a", "b"]} -> Ask(a, seed 7), Ask(a, 8), Ask(b, 7), Ask(b, 8)
 

@@ -1,4 +1,4 @@
-"""Base logits += alpha * mapped shift, in place; numpy alone.
+"""Base logits += alpha * mapped shift, in place, and what unmapped base tokens get; numpy alone.
 
     logits_v += alpha * shift[map v]                                   for mapped base tokens
     logits_v += fill                                                   for the others
