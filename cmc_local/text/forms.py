@@ -233,6 +233,7 @@ class Matcher:
         self._matcher = matcher
         self._mask = np.zeros((size + 31) // 32, np.int32)
         self._size = size
+        self._forced: Future[list[int]] | None = None
         self._ids: Future[Ids] = _worker().submit(self._compute)
 
     def allowed(self) -> Ids:
@@ -251,14 +252,21 @@ class Matcher:
 
     def take(self, token: int) -> None:
         """The reply goes on with an allowed token."""
+        self._ids.result()  # two threads at a time may not have llguidance's matcher
         self._matcher.consume_token(token)
+        if self._forced is not None:  # before the mask, which takes longer and is needed later
+            self._forced = _worker().submit(self._matcher.compute_ff_tokens)
         self._ids = _worker().submit(self._compute)
 
     def forced(self) -> Sequence[int]:
-        """Tokens that the form leaves no choice about, from here on; often none."""
-        self._ids.result()
-        found: Sequence[int] = self._matcher.compute_ff_tokens()
-        return found
+        """The tokens of the text that the form forces from here on, as the tokenizer has them.
+
+        Often none. Where a text can be spelled in several ways the model may choose another one.
+        """
+        if self._forced is None:
+            self._ids.result()
+            self._forced = _worker().submit(self._matcher.compute_ff_tokens)
+        return self._forced.result()
 
     def _compute(self) -> Ids:
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
