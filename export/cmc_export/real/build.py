@@ -159,7 +159,7 @@ def delta_stages(chosen: Chosen, task: str, templates: str, seed: int) -> Iterat
     """The templates' answers, the delta beside them, its adapter."""
     place = TaskPlace(chosen.runs, task)
     names, held = TEMPLATES[templates], "retain" if task == "forget" else "valid"
-    with_words, initial = templates == WITH_WORDS, chosen.initial
+    with_words, initial = templates in WITH_WORDS, chosen.initial
     if with_words:
         initial = place.with_words
         words = f"{chosen.initial} --data {place.data('train')} -o {initial}"

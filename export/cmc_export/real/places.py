@@ -30,17 +30,19 @@ TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     "smollm2": ("smollm2",),
     "both": ("gemma3", "smollm2"),
     "words": ("gemma3",),
+    "words-both": ("gemma3", "smollm2"),
 }
 """What a delta learns beside, by the name it has in tables."""
-WITH_WORDS: Final = "words"
-"""Of TEMPLATES: the delta whose vocabulary was given the task's frequent words (words.py)."""
-USUAL: Final = tuple(name for name in TEMPLATES if name != WITH_WORDS)
+WITH_WORDS: Final = ("words", "words-both")
+"""Of TEMPLATES: the deltas whose vocabulary was given the task's frequent words (words.py)."""
+USUAL: Final = tuple(name for name in TEMPLATES if name not in WITH_WORDS)
 """The deltas that a run makes unless some are named."""
 BESIDE: Final[Mapping[str, str]] = {
     "gemma3": "beside Gemma",
     "smollm2": "beside SmolLM2",
     "both": "beside both",
     "words": "beside Gemma, with the task's words",
+    "words-both": "beside both, with the task's words",
 }
 SIMPLE_ARMS: Final = ("plain", "prompted", "lora", "proxy")
 
