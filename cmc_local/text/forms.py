@@ -44,7 +44,10 @@ _NAMED: Final = {"properties", "patternProperties", "$defs", "definitions", "dep
 """Under these stand schemas by name."""
 _DATA: Final = {"enum", "const", "default", "examples", "required"}
 """What stands under these is no schema."""
-_ANY_OBJECT: Final = '{"type": "object"}'
+_DESCRIBING: Final = {"properties", "anyOf", "oneOf", "$ref", "allOf"}
+"""Each of these may say which properties an object has."""
+_TOGETHER: Final = {"not", "if", "dependentSchemas", "$dynamicRef"}
+"""These never say it alone."""
 
 
 def form_of(sampling: Sampling) -> str | None:
@@ -98,27 +101,46 @@ def _schema(text: str) -> str:
         schema = {}
     if not isinstance(schema, dict):
         raise ValueError("a schema is a JSON object")
-    if '"allOf"' not in text:  # whose parts have their properties together
-        schema = _closed(schema)
-    return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON)
+    return LLMatcher.grammar_from_json_schema(_closed(schema), overrides=_JSON)
 
 
-def _closed(part: Any) -> Any:
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema whose objects have the properties that it names and no others, unless it says so.
 
     As in llama.cpp and OpenAI's strict mode: a small model that may invent properties goes on and
-    on. What is valid then is valid without it too.
+    on. What is valid then is valid without it too. A schema that composes objects stays as it is.
     """
+    found: dict[str, Any] = schema if _composes(schema) else _close(schema)
+    return found
+
+
+def _composes(part: Any) -> bool:
+    """Whether one object is described in several places, of which none may forbid the others'."""
     if isinstance(part, list):
-        return [_closed(one) for one in part]
+        return any(_composes(one) for one in part)
+    if not isinstance(part, Mapping):
+        return False
+    several = isinstance(part.get("allOf"), list) and len(part["allOf"]) > 1
+    if several or _TOGETHER & set(part) or len(_DESCRIBING & set(part)) > 1:
+        return True
+    for name, value in part.items():
+        inner = list(value.values()) if name in _NAMED and isinstance(value, dict) else value
+        if name not in _DATA and _composes(inner):
+            return True
+    return False
+
+
+def _close(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_close(one) for one in part]
     if not isinstance(part, Mapping):
         return part
     closed: dict[str, Any] = {}
     for name, value in part.items():
         if name in _NAMED and isinstance(value, dict):
-            closed[name] = {key: _closed(one) for key, one in value.items()}
+            closed[name] = {key: _close(one) for key, one in value.items()}
         else:
-            closed[name] = value if name in _DATA else _closed(value)
+            closed[name] = value if name in _DATA else _close(value)
     named = part.get("properties")
     if isinstance(named, dict) and not _OPENS & set(part):
         required = part.get("required")
@@ -132,9 +154,8 @@ def json_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
 
     `lenient` passes over what cannot be kept of it.
     """
-    closed = _closed(schema) if '"allOf"' not in json.dumps(schema) else schema
     options = {**_JSON, "whitespace_pattern": " ?", "lenient": lenient}
-    return "%json " + json.dumps({**closed, "x-guidance": options})
+    return "%json " + json.dumps({**_closed(dict(schema)), "x-guidance": options})
 
 
 def _regex(text: str) -> str:

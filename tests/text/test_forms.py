@@ -149,6 +149,29 @@ def test_an_object_has_the_properties_that_are_named_and_no_others(base: BaseMod
     assert any(set(json.loads(one)) - {"a"} for one in found if one is not None)
 
 
+A, B = ({"properties": {name: {"enum": [1]}}, "required": [name]} for name in "ab")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", **A, "anyOf": [B]},
+        {"type": "object", **A, "$ref": "#/$defs/b", "$defs": {"b": B}},
+        {"type": "object", "allOf": [A, B]},
+        {"items": {"type": "object", **A, "anyOf": [B]}, "minItems": 1, "type": "array"},
+    ],
+)
+def test_an_object_that_is_composed_has_the_properties_of_all_its_parts(
+    base: BaseModel, schema: dict[str, Any]
+) -> None:
+    found = [random_reply(base, Sampling(json_schema=schema), seed) for seed in range(8)]
+    values = [json.loads(one) for one in found if one is not None]
+    assert values
+    for value in values:
+        for one in value if isinstance(value, list) else [value]:
+            assert one["a"] == one["b"] == 1
+
+
 @pytest.mark.parametrize(
     ("form", "named"),
     [
