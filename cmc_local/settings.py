@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cmc_local.errors import UsageError
@@ -57,6 +57,8 @@ class Sampling:
     """A Lark grammar, as llguidance reads it."""
     grammar: str | None = None
     """GBNF, llama.cpp's grammars. Of the four forms one at most is given."""
+    steer_thinking: bool = True
+    """Whether the shift also acts on thoughts before the answer, where the model marks them."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Base tokens and what is added to their logits, the shift aside; -inf forbids one."""
 
@@ -85,6 +87,10 @@ class Sampling:
     def has_form(self) -> bool:
         """Whether the reply is to have a form."""
         return any(getattr(self, name) is not None for name in FORMS)
+
+    def without_form(self) -> Sampling:
+        """The same for a reply of any form."""
+        return replace(self, json_schema=None, regex=None, lark=None, grammar=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,12 +34,17 @@ class Column:
     def __init__(self, label: str, page: Columns) -> None:
         self._label = safe(label)
         self._page = page
+        self._thoughts = ""
         self._text = ""
         self._foot = ""
         self._width = 0
         self._rows: list[Text] = []
         """Of the paragraphs that are whole, which take up `_done` characters."""
         self._done = 0
+
+    def think(self, text: str) -> None:
+        self._thoughts += safe(text)
+        self._page.draw(self)
 
     def write(self, text: str) -> None:
         self._text += safe(text if self._text else text.lstrip(" "))
@@ -54,7 +59,12 @@ class Column:
         self._page.draw(self, at_once=True)
 
     def rows(self, width: int) -> list[Text]:
-        """The answer and its figures, each row at most `width` cells."""
+        """Thoughts, the answer and its figures, each row at most `width` cells."""
+        paragraphs = self._thoughts.split("\n") if self._thoughts else ()
+        thoughts = [row for one in paragraphs for row in wrapped(one, width, "dim")]
+        return [*thoughts, *self._answer(width)]
+
+    def _answer(self, width: int) -> list[Text]:
         if width != self._width:
             self._width, self._rows, self._done = width, [], 0
         *whole, last = self._text[self._done :].split("\n")

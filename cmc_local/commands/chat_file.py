@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, get_args
 
-from cmc_local.commands.chat_settings import FORMS, SETTINGS, changed, number
+from cmc_local.commands.chat_settings import SETTINGS, changed, number
 from cmc_local.errors import CmcError, InputError, UsageError
 from cmc_local.files import write_json
-from cmc_local.settings import Sampling
+from cmc_local.settings import FORMS, Sampling
 from cmc_local.text.base_prompt import BasePrompt
 from cmc_local.text.prompts import Message
 

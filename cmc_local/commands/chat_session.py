@@ -42,6 +42,9 @@ HELP = '''\
 class Pane(Protocol):
     """Where an answer is drawn: the whole width, or a column."""
 
+    def think(self, text: str) -> None:
+        """A part of the thoughts before an answer."""
+
     def write(self, text: str) -> None:
         """A part of an answer."""
 
@@ -155,6 +158,8 @@ class ChatSession:
         for piece in stream:
             if piece.notice:
                 self._tell_once(piece.notice)
+            if piece.thinking:
+                pane.think(piece.thinking)
             if piece.text:
                 parts.append(piece.text)
                 pane.write(piece.text)
@@ -229,6 +234,8 @@ class ChatSession:
         yield f"base_prompt = {self.model.base_prompt_form(self.base_prompt).kind}"
         for name in SETTINGS:
             value = getattr(self.sampling, name)
+            if isinstance(value, bool):
+                value = "on" if value else "off"
             yield f"{name} = {'' if value in (None, ()) else value}"
 
     def _alpha(self, rest: str) -> None:

@@ -10,14 +10,12 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from cmc_local.errors import UsageError
-from cmc_local.settings import Sampling
+from cmc_local.settings import FORMS, Sampling
 
 SETTINGS: Final = {
     field.name: field.default for field in fields(Sampling) if field.name != "logit_bias"
 }
 """Name -> default of what a chat can set; `logit_bias` speaks of token numbers, a chat of text."""
-FORMS: Final = ("grammar", "json_schema", "regex", "lark")
-"""The settings that are texts: each gives an answer its form."""
 
 
 def changed(sampling: Sampling, name: str, value: str) -> Sampling:
@@ -31,12 +29,21 @@ def changed(sampling: Sampling, name: str, value: str) -> Sampling:
         setting = (*sampling.stop, value)
     elif name in FORMS:
         setting = value
+    elif isinstance(SETTINGS[name], bool):
+        setting = switch(value, name)
     elif name == "seed" or isinstance(SETTINGS[name], int):
         setting = whole_number(value, name)
     else:
         setting = number(value, name)
     changes: dict[str, Any] = {name: setting}
     return replace(sampling, **changes)
+
+
+def switch(text: str, name: str) -> bool:
+    """True for `on`, False for `off`; UsageError names what it was for."""
+    if text not in ("on", "off", "True", "False"):
+        raise UsageError(f"{name} is on or off, not {text!r}")
+    return text in ("on", "True")
 
 
 def number(text: str, name: str) -> float:

@@ -31,6 +31,7 @@ class TerminalScreen:
 
     def __init__(self) -> None:
         self._begun = False
+        self._thinking = False
         self._interrupted = False
         self._before: Any = None
         self._held: list[str] | None = None
@@ -59,16 +60,27 @@ class TerminalScreen:
     def label(self, text: str) -> None:
         click.secho(safe(f"[{text}]"), err=True, bold=True)
 
+    def think(self, text: str) -> None:
+        self._thinking = True
+        click.secho(safe(text), err=True, dim=True, nl=False)
+
     def write(self, text: str) -> None:
+        self._end_thoughts()
         if not self._begun:
             text = text.lstrip(" ")
         self._begun = self._begun or bool(text)
         click.echo(safe(text), nl=False)
 
     def end(self, timings: Timings) -> None:
+        self._end_thoughts()
         click.echo()
         self._begun = False
         click.secho(figures(timings), err=True, dim=True)
+
+    def _end_thoughts(self) -> None:
+        if self._thinking:
+            click.echo("\n", err=True)
+        self._thinking = False
 
     def note(self, text: str) -> None:
         if self._held is not None:
@@ -108,6 +120,9 @@ class LineScreen:
 
     def label(self, text: str) -> None:
         self._label = f"[{text}] "
+
+    def think(self, text: str) -> None:
+        """A line is an answer."""
 
     def write(self, text: str) -> None:
         self._parts.append(text)

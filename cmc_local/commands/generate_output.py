@@ -1,7 +1,8 @@
 """Where `cmc-local generate` writes: stdout, a new file, or one that holds answers already.
 
 A file with something in it is never written over by mistake: --resume keeps its answers and goes on
-behind them, --overwrite begins anew. A row's answer is the row itself with the fields `GAINED`.
+behind them, --overwrite begins anew. A row's answer is the row itself with the fields `GAINED`, and
+"thinking" where the model marked thoughts.
 Where one row's error does not end the run (--ray), its "response" is null, its "finish_reason" is
 "error", and "error" says why.
 """
@@ -77,7 +78,7 @@ def _answer(line: str, row: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _asked(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in (*GAINED, "error")}
+    return {key: value for key, value in row.items() if key not in (*GAINED, "thinking", "error")}
 
 
 def refuse_unanswered(rows: Sequence[Mapping[str, Any]]) -> None:

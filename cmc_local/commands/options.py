@@ -35,7 +35,6 @@ import click
 
 from cmc_local import bundled
 from cmc_local.commands import completing
-from cmc_local.commands.chat_settings import FORMS
 from cmc_local.commands.model_choice import Devices, ModelChoice
 from cmc_local.errors import InputError, UsageError
 from cmc_local.hub import gguf as hub_gguf
@@ -46,7 +45,7 @@ from cmc_local.hub.places import (
     parse_lora,
     parse_proxy,
 )
-from cmc_local.settings import OLD_DRAFTS, Control, Limits, Sampling, drafts
+from cmc_local.settings import FORMS, OLD_DRAFTS, Control, Limits, Sampling, drafts
 from cmc_local.text.prompts import named_form
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -158,6 +157,11 @@ SAMPLING_OPTIONS = (
     click.option("--json-schema", metavar="JSON", help="A JSON schema; @FILE reads a file."),
     click.option("--regex", help="What the whole answer matches; @FILE reads a file."),
     click.option("--lark", metavar="GRAMMAR", help="A Lark grammar; @FILE reads a file."),
+    click.option(
+        "--steer-thinking/--plain-thinking",
+        default=None,
+        help="Whether adapters act on thoughts too, where the model marks them; they do.",
+    ),
     click.option(
         "--logit-bias", metavar="ID:BIAS", multiple=True, help="Add to a token's logit; repeatable."
     ),

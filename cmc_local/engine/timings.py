@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass
@@ -37,6 +37,13 @@ class Timings(StepTimes):
     """Of these, the ones that came from right drafts."""
     prompt_seconds: float = 0.0
     """Decoding the prompt with the base model."""
+
+    def after(self, earlier: Timings) -> Timings:
+        """Both together, where this goes on with the reply of the earlier one."""
+        names = [one.name for one in fields(self) if one.name.endswith("_seconds")]
+        spent = {name: getattr(earlier, name) + getattr(self, name) for name in names}
+        guessed = earlier.guessed_tokens + self.guessed_tokens
+        return replace(earlier, **spent, guessed_tokens=guessed)
 
     @property
     def tokens_per_second(self) -> float:

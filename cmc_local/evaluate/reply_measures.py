@@ -48,7 +48,9 @@ def answers(
 
 def gained(done: Completion) -> dict[str, Any]:
     """What a row gains by its reply in `cmc-local generate`; seconds of wall clock."""
+    thoughts = {"thinking": done.thinking} if done.thinking else {}
     return {
+        **thoughts,
         "response": done.text,
         "finish_reason": done.finish_reason,
         "tokens": len(done.tokens),

@@ -26,6 +26,7 @@ from cmc_local.engine.logprobs import LogprobRecorder, TokenDetail
 from cmc_local.engine.prompt_lookup import PromptLookup
 from cmc_local.engine.slots import Chooser, Drafter, Run, Slot
 from cmc_local.engine.step import Engine
+from cmc_local.engine.timings import Timings
 from cmc_local.errors import UsageError
 from cmc_local.model.echo import EchoReader
 from cmc_local.model.replies import FinishReason, Piece
@@ -33,6 +34,7 @@ from cmc_local.model.requests import Request
 from cmc_local.settings import Sampling
 from cmc_local.text.alignment import common_prefix
 from cmc_local.text.text_stream import TextStream
+from cmc_local.text.thinking import ThoughtReader
 from cmc_local.text.vocabulary import Role, Vocabulary
 
 Outcome = tuple[int, Piece | UsageError]
@@ -66,8 +68,15 @@ class _Forced:
 class Reply:
     """A request under way in a slot, whose sampler it owns."""
 
-    def __init__(self, request: Request, engine: Engine, slot: Slot, sampler: Sampler) -> None:
-        """Nothing is done before `begin`."""
+    def __init__(
+        self,
+        request: Request,
+        engine: Engine,
+        slot: Slot,
+        sampler: Sampler,
+        thinker: Sampler | None = None,
+    ) -> None:
+        """Nothing is done before `begin`; `thinker` chooses what thoughts are written apart."""
         self.slot = slot
         self.run: Run | None = None
         """Its tokens; None while the prompt is still to be given back."""
@@ -76,9 +85,15 @@ class Reply:
         self._request = request
         self._engine = engine
         self._sampler = sampler
+        self._thinker = thinker
+        """None once the answer is being written."""
         self._reader: EchoReader | None = None
         self._recorder = self._new_recorder()
-        self._stream = TextStream(request.sampling.stop)
+        self._stream = TextStream(() if thinker is not None else request.sampling.stop)
+        self._thoughts = None if request.thinking is None else ThoughtReader(request.thinking)
+        self._before: Timings | None = None  # of the run that wrote the thoughts
+        self._said: list[int] = []  # by it
+        self._sure = 0  # how many of these the answer goes on from
         self._count = 0
         self._tokens: list[int] = []  # whose text is held back
         self._details: list[TokenDetail] = []
@@ -98,7 +113,7 @@ class Reply:
         """Take the slot; the notice, where there is one."""
         request, echo = self._request, self._request.echo
         if echo is None:
-            self._write()
+            self._write(request.tokens)
         else:
             self._reader = EchoReader(
                 self._engine, self.slot, request.tokens, echo, self._new_recorder()
@@ -112,7 +127,7 @@ class Reply:
         if reader.step():
             return []
         self._reader = None
-        reader.book(self._write().timings)
+        reader.book(self._write(request.tokens).timings)
         if not request.sampling.max_tokens:
             self.reason = "length"
         details = tuple(reader.details)
@@ -120,64 +135,116 @@ class Reply:
 
     def add(self, chosen: Sequence[int]) -> Piece | None:
         """The text that these tokens set free, up to the one that ends the reply."""
-        vocabulary, sampling, text = self._engine.base.vocabulary, self._request.sampling, ""
+        vocabulary, sampling = self._engine.base.vocabulary, self._request.sampling
         details = self._recorder.collected() if self._recorder is not None else []
+        thinking, text = "", ""
         for token, detail in zip_longest(chosen, details):
             if _ends(token, vocabulary, sampling.stop):
-                self.reason = "stop"
-                self._end = detail
+                if self._may_answer():
+                    self._answer()
+                else:
+                    self.reason, self._end = "stop", detail
                 break
             self._count += 1
             self._tokens.append(token)
             if detail is not None:
                 self._details.append(detail)
-            text += self._stream.push(vocabulary.tokens[token])
+            thought, said = self._read(self._stream.push(self._spelled(token)))
+            thinking += thought
+            if said and self._may_answer():
+                self._answer()
+                break
+            text += said
+            self._note(token)
             if self._stream.stopped:
                 self.reason = "stop"
                 break
             if self._count >= sampling.max_tokens:
                 self.reason = "length"
                 break
-        if not text:
+        if not text and not thinking:
             return None
-        piece = Piece(text, tuple(self._tokens), details=tuple(self._details))
+        piece = Piece(text, tuple(self._tokens), details=tuple(self._details), thinking=thinking)
         self._tokens.clear()
         self._details.clear()
         return piece
+
+    def _spelled(self, token: int) -> bytes:
+        """A token's text; a mark of thoughts may be a control token, which has none."""
+        vocabulary, thinking = self._engine.base.vocabulary, self._request.thinking
+        name = vocabulary.names[token]
+        if thinking is not None and name in (thinking.marks.begin, thinking.marks.end):
+            return name.encode()
+        return vocabulary.tokens[token]
+
+    def _read(self, text: str, *, last: bool = False) -> tuple[str, str]:
+        """(thoughts, answer)."""
+        return ("", text) if self._thoughts is None else self._thoughts.read(text, last=last)
+
+    def _may_answer(self) -> bool:
+        """Whether thoughts are written apart and are over, or there are none."""
+        return self._thinker is not None and not (self._thoughts and self._thoughts.thinking)
+
+    def _note(self, token: int) -> None:
+        """Remember a token of the thoughts, and whether the answer can begin behind it."""
+        if self._thinker is None or self._thoughts is None:
+            return
+        self._said.append(token)
+        if self._thoughts.thought and not self._stream.holds:
+            self._sure = self._count
+
+    def _answer(self) -> None:
+        """Begin the answer behind the thoughts; what the thinker chose of it is taken back."""
+        assert self.run is not None and self._thinker is not None and self._thoughts is not None
+        kept = len(self._tokens) - (self._count - self._sure)
+        del self._tokens[kept:], self._details[kept:]
+        self._count = self._sure
+        self._thoughts.answer_anew()
+        self._stream = TextStream(self._request.sampling.stop)
+        self._thinker.close()
+        self._thinker, self._before = None, self.run.timings
+        self._write([*self._request.tokens, *self._said[: self._sure]])
 
     def end(self, reason: FinishReason) -> Piece:
         """Leave the slot; the last piece, for `reason` if the reply had none of its own."""
         self.reason = self.reason or reason
         self._engine.end(self.slot)
         self._sampler.close()
+        if self._thinker is not None:
+            self._thinker.close()
         if self.run is None:
             return Piece("", finish_reason=self.reason)
+        timings = self.run.timings
+        timings = timings if self._before is None else timings.after(self._before)
+        thinking, text = self._read(self._stream.finish(), last=True)
         return Piece(
-            self._stream.finish(),
+            text,
             tuple(self._tokens),
             self.reason,
-            replace(self.run.timings, generated_tokens=self._count),
+            replace(timings, generated_tokens=self._count),
             details=tuple(self._details),
+            thinking=thinking,
             end=self._end,
         )
 
-    def _write(self) -> Run:
-        request = self._request
+    def _write(self, tokens: Sequence[int]) -> Run:
+        """Go on from these tokens, as the thoughts or the answer are to be written."""
+        request, apart = self._request, self._thinker is not None
         self.run = self._engine.begin(
             self.slot,
-            request.tokens,
-            self._sampler,
-            request.active,
-            drafter=self._drafter(),
+            tokens,
+            self._thinker or self._sampler,
+            () if apart and not request.sampling.steer_thinking else request.active,
+            drafter=None if apart else self._drafter(tokens),
             recorder=self._recorder,
         )
         return self.run
 
-    def _drafter(self) -> Drafter | None:
+    def _drafter(self, tokens: Sequence[int]) -> Drafter | None:
         request = self._request
         if request.sampling.has_form:
             return _Forced(self._sampler)
-        return PromptLookup(request.tokens, drafts=request.drafts) if request.drafts else None
+        return PromptLookup(tokens, drafts=request.drafts) if request.drafts else None
 
     def _new_recorder(self) -> LogprobRecorder | None:
         top = self._request.top_logprobs
@@ -226,7 +293,10 @@ class Batch:
         sampler = sampler or self._make_sampler(request.sampling)
         slot = max(self._free, key=lambda slot: common_prefix(slot.cached, request.tokens))
         self._free.remove(slot)
-        self._replies[self._next] = Reply(request, self._engine, slot, sampler)
+        thinker = None
+        if request.thinks_apart:
+            thinker = self._make_sampler(request.sampling.without_form())
+        self._replies[self._next] = Reply(request, self._engine, slot, sampler, thinker)
         self._next += 1
         return self._next - 1
 

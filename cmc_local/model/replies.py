@@ -21,6 +21,7 @@ class Piece:
     """
 
     text: str
+    """Of the answer, without the thoughts before it."""
     tokens: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
@@ -29,6 +30,8 @@ class Piece:
     """One for each of `tokens`, where that was asked for."""
     echo: bool = False
     """Whether this is the prompt, and no part of the reply."""
+    thinking: str = ""
+    """Of the thoughts before the answer, where the model's chat template marks them."""
     end: TokenDetail | None = None
     """The token by which the model ended the reply, on the last piece, where details are asked."""
 
@@ -45,6 +48,8 @@ class Completion:
     notices: tuple[str, ...] = ()
     details: tuple[TokenDetail, ...] = ()
     """One for each of `tokens`, where that was asked for."""
+    thinking: str = ""
+    """The thoughts before the answer, where the model's chat template marks them."""
 
 
 def completion(pieces: Iterable[Piece]) -> Completion:
@@ -59,4 +64,5 @@ def completion(pieces: Iterable[Piece]) -> Completion:
         last.timings,
         tuple(part.notice for part in parts if part.notice),
         tuple(one for part in parts for one in part.details),
+        "".join(part.thinking for part in parts),
     )

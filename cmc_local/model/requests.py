@@ -28,6 +28,7 @@ from cmc_local.text.base_prompt import (
 )
 from cmc_local.text.history import read_history
 from cmc_local.text.prompts import Message
+from cmc_local.text.thinking import Thinking, marks_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,8 @@ class Request:
     sampling: Sampling
     active: tuple[ActiveAdapter, ...] = ()
     """The adapters that act; one of strength 0 is not among them."""
+    thinking: Thinking | None = None
+    """How its thoughts are marked; None: it has none."""
     drafts: int = 0
     """How many tokens are drafted for a step; 0 drafts none."""
     top_logprobs: int | None = None
@@ -83,6 +86,12 @@ class Request:
     """The prompt as it comes back first; None: it does not."""
     notice: str = ""
     """A line for the reader about what was done to the prompt."""
+
+    @property
+    def thinks_apart(self) -> bool:
+        """Whether thoughts are written otherwise than the answer: unsteered, or in no form."""
+        plain = bool(self.active) and not self.sampling.steer_thinking
+        return self.thinking is not None and (plain or self.sampling.has_form)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +145,13 @@ class RequestMaker:
         deltas = [one.active(alpha, one.prompt(history.folded), begun) for one, alpha in active]
         form = replace(self.form(ask.base_prompt, active), values=ask.template_values)
         fitted = fit(self.base, form, history, context=self.n_ctx, reserve=reserve)
+        marks = marks_of(self.base.chat_template) if form.kind == "gguf" else None
         return replace(
-            made, tokens=fitted.tokens, active=tuple(deltas), notice=_left_out(fitted.dropped)
+            made,
+            tokens=fitted.tokens,
+            active=tuple(deltas),
+            thinking=Thinking.of(marks, fitted.prompt.text, history.begun),
+            notice=_left_out(fitted.dropped),
         )
 
     def _continuation(

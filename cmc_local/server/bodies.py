@@ -127,6 +127,7 @@ class ChatMessage(Body):
     tool_calls: list[Any] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning_content: str | None = None
 
 
 class ChatBody(Generation):
@@ -137,6 +138,7 @@ class ChatBody(Generation):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     cmc_plain: bool | None = None
+    cmc_steer_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None

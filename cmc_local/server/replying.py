@@ -53,6 +53,7 @@ def _joined(piece: Piece, after: Piece) -> Piece:
     return replace(
         after,
         text=piece.text + after.text,
+        thinking=piece.thinking + after.thinking,
         tokens=piece.tokens + after.tokens,
         details=piece.details + after.details,
         notice=piece.notice or after.notice,

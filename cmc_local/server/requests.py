@@ -29,6 +29,7 @@ SEEDS: Final = 2**32 - 1
 """How many seeds there are; others are taken modulo."""
 _GREEDY_BELOW: Final = 1e-6  # what is divided by less than this overflows
 
+_BESIDE_TEXT: Final = {"tool_calls", "tool_call_id", "name", "reasoning_content"}
 _AS_THEY_ARE: Final = (
     *("top_p", "min_p", "typical_p"),
     *("repeat_penalty", "frequency_penalty", "presence_penalty"),
@@ -60,12 +61,14 @@ def chat_asks(body: ChatBody, setting: Setting, tools: Tools | None = None) -> l
     most = setting.text_bytes
     messages = [_message(one, number, most) for number, one in enumerate(body.messages)]
     values, sampling = _template_values(body), _sampling(body, body.max_completion_tokens, setting)
+    if body.cmc_steer_thinking is not None:
+        sampling = replace(sampling, steer_thinking=body.cmc_steer_thinking)
     if tools is not None:
         if any(getattr(sampling, name) != getattr(setting.sampling, name) for name in FORMS):
             raise invalid("tools and a form of the reply exclude each other: drop one", "tools")
         messages, more = tools.told(messages, setting.chat_template)
         values |= more
-        sampling = replace(sampling, json_schema=None, regex=None, lark=tools.form(), grammar=None)
+        sampling = replace(sampling.without_form(), lark=tools.form())
     alphas = _alphas(body, setting)
     ask = Ask(
         prompt=cast(list[Message], messages),
@@ -213,7 +216,7 @@ def _message(message: ChatMessage, number: int, most: int) -> dict[str, Any]:
     except UsageError as error:
         raise invalid(f"{param}.content: {error}", f"{param}.content") from None
     check_text(text, f"{param}.content", most)
-    more = message.model_dump(exclude_none=True, include={"tool_calls", "tool_call_id", "name"})
+    more = message.model_dump(exclude_none=True, include=_BESIDE_TEXT)
     return {"role": message.role, "content": text, **more}
 
 

@@ -1,6 +1,7 @@
 """Pieces -> the choices of OpenAI's two interfaces, whole and in chunks. Pure functions of pieces.
 
 chat          {"index": 0, "message": {"role": "assistant", "content": "..."}, ...}
+              thoughts before the answer as "reasoning_content" beside it, as other servers have it
               {"index": 0, "delta": {"content": "..."}, "finish_reason": null, ...}
 completions   {"index": 0, "text": "...", "finish_reason": null, ...} both ways
 """
@@ -56,19 +57,22 @@ class Chat:
         return _choice(index, None, None, delta={"role": "assistant", "content": ""})
 
     def chunk(self, index: int, piece: Piece) -> Choice | None:
-        if not piece.text and piece.finish_reason is None and not piece.details:
-            return None
         if self._calls:
             delta = self._read(index, piece)
-            if not delta and piece.finish_reason is None and not piece.details:
-                return None
         else:
-            delta = {"content": piece.text} if piece.text or piece.details else {}
+            told = piece.text or (piece.details and not piece.thinking)
+            delta = {"content": piece.text} if told else {}
+        if piece.thinking:
+            delta["reasoning_content"] = piece.thinking
+        if not delta and piece.finish_reason is None and not piece.details:
+            return None
         return _choice(index, self._content([piece]), self._reason(index, piece), delta=delta)
 
     def whole(self, index: int, pieces: Sequence[Piece]) -> Choice:
         text: str | None = "".join(piece.text for piece in pieces)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if thoughts := "".join(piece.thinking for piece in pieces):
+            message["reasoning_content"] = thoughts
         if self._calls:
             deltas = [self._read(index, piece) for piece in pieces]
             message["content"] = "".join(one.get("content", "") for one in deltas)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from cmc_local.errors import UsageError
 from cmc_local.text.prompts import Message
+from cmc_local.text.thinking import without_thoughts
 
 ROLES: Final = {
     **{role: role for role in ("system", "user", "assistant", "tool")},
@@ -35,7 +36,8 @@ class History:
     """A conversation that awaits an answer, or the rest of one."""
 
     turns: tuple[dict[str, Any], ...]
-    """`role`, `content` (a text); where there are some `tool_calls`, `tool_call_id`, `name`."""
+    """`role`, `content` (a text, an earlier answer's without its thoughts); where there are some
+    `tool_calls`, `tool_call_id`, `name`, `reasoning_content`."""
     begun: str = ""
     """What the answer begins with."""
 
@@ -54,6 +56,9 @@ def read_history(messages: Sequence[Mapping[str, Any]]) -> History:
         if "tool_calls" in last:
             raise UsageError("the last message calls a tool: give the tool's result after it")
         begun.insert(0, last["content"])
+    for turn in turns:
+        if turn["role"] == "assistant":
+            turn["content"] = without_thoughts(turn["content"])
     if not any(turn["role"] in ("user", "tool") for turn in turns):
         raise UsageError("there is no message with the role user: give one")
     if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
@@ -129,7 +134,8 @@ def _turn(message: Mapping[str, Any], number: int) -> dict[str, Any]:
             turn["tool_calls"] = [_call(call) for call in calls]
     except UsageError as error:
         raise UsageError(f"message {number}: {error}") from None
-    turn |= {name: message[name] for name in ("tool_call_id", "name") if message.get(name)}
+    more = ("tool_call_id", "name", "reasoning_content")
+    turn |= {name: message[name] for name in more if message.get(name)}
     return turn
 
 

@@ -26,6 +26,11 @@ class TextStream:
         self.stopped = False
         """Whether a stop text has come; what follows it is not released."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether some of what came in is not released yet."""
+        return bool(self._held or self._decoder.getstate()[0])
+
     def push(self, data: bytes) -> str:
         """The text that `data` sets free; "" while it is held back, and after a stop text."""
         if self.stopped:

@@ -19,7 +19,7 @@ from cmc_local.engine.timings import Timings
 from cmc_local.errors import InputError, UsageError
 from cmc_local.model.steered import SteeredModel
 from cmc_local.settings import Sampling
-from fakes import NEWLINE, FakeBase, FakeShift, adapter, always
+from fakes import NEWLINE, FakeBase, FakeShift, adapter, always, vocabulary
 
 
 def two_letters(seen: tuple[int, ...]) -> tuple[float, ...]:
@@ -33,6 +33,9 @@ class Beside:
 
     def __init__(self, label: str, paper: Paper) -> None:
         self.label, self.paper = label, paper
+
+    def think(self, text: str) -> None:
+        self.paper.drawn.append(f"{self.label}~{text} ")
 
     def write(self, text: str) -> None:
         self.paper.drawn.append(f"{self.label}:{text} ")
@@ -54,6 +57,9 @@ class Paper:
 
     def label(self, text: str) -> None:
         self.drawn.append(f"[{text}]")
+
+    def think(self, text: str) -> None:
+        self.drawn.append(f"~{text}~")
 
     def write(self, text: str) -> None:
         self.drawn.append(text)
@@ -96,6 +102,21 @@ def test_an_answer_is_streamed_and_remembered(session: ChatSession) -> None:
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "bb"},
     ]
+
+
+def test_thoughts_are_shown_and_not_remembered() -> None:
+    words = vocabulary(b"a", b"b", b"ab", b"\n", b"<think>", b"</think>")
+    said = (5, 2, 6, 4, 1, 0)  # <think>b</think>, a line break, a
+
+    def rule(tokens: tuple[int, ...]) -> list[float]:
+        begun = tokens[tokens.index(5) :] if 5 in tokens else ()
+        return [float(i == said[len(begun)]) for i in range(7)]
+
+    base = FakeBase(rule, words=words, chat_template="{{ messages[0].content }}{# </think> #}")
+    model = SteeredModel(base, base.sampler)
+    session = ChatSession(model, Paper(), Sampling(temperature=0))
+    assert drawn(session, "a") == "~b~a|"
+    assert session.history[-1]["content"] == "a"
 
 
 def test_alpha_acts_from_the_next_answer_on(session: ChatSession) -> None:
@@ -299,6 +320,10 @@ def test_changed_reads_each_kind_of_setting() -> None:
     assert changed(changed(sampling, "stop", "a b"), "stop", "c").stop == ("a b", "c")
     assert changed(sampling, "json_schema", "{}").json_schema == "{}"
     assert changed(sampling, "regex", "[ab]+").regex == "[ab]+"
+    plain = changed(sampling, "steer_thinking", "off")
+    assert not plain.steer_thinking and changed(plain, "steer_thinking", "on").steer_thinking
+    with pytest.raises(UsageError, match="on or off"):
+        changed(sampling, "steer_thinking", "maybe")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,20 @@ def test_paragraphs_and_spaces_stay_and_the_first_space_goes() -> None:
     ]
 
 
+def test_thoughts_stand_above_the_answer() -> None:
+    page = console()
+    with Columns(["plain", "bee 1"], page) as columns:
+        columns[0].think("one two")
+        columns[0].think(" three")
+        columns[0].write("four")
+    assert written(page).rpartition("\x1b[2K")[2].splitlines() == [
+        "plain      │ bee 1",
+        "one two    │ ",
+        "three      │ ",
+        "four       │ ",
+    ]
+
+
 def test_a_label_takes_one_row() -> None:
     page = console()
     with Columns(["plain", "instruct 1 + forget 2"], page):

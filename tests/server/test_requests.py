@@ -172,6 +172,11 @@ def test_the_chat_template_is_told_what_clients_want_it_to_know() -> None:
     assert chat(enable_thinking=True)[0].template_values == {"enable_thinking": True}
 
 
+def test_thoughts_are_steered_unless_a_request_says_otherwise() -> None:
+    assert chat()[0].sampling.steer_thinking
+    assert not chat(cmc_steer_thinking=False)[0].sampling.steer_thinking
+
+
 def test_limits_are_above_nothing() -> None:
     from cmc_local.errors import UsageError
 

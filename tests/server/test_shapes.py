@@ -51,3 +51,21 @@ def test_the_last_chunk_of_a_chat_has_the_held_back_text() -> None:
     }
     last = shape.chunk(1, Piece("", (), "stop"))
     assert last is not None and last["delta"] == {}
+
+
+def test_thoughts_stand_beside_the_content() -> None:
+    pieces = [
+        Piece("", (A,), thinking="two"),
+        Piece("b", (B,), thinking=" more"),
+        Piece("", (), "stop"),
+    ]
+    shape = Chat(WORDS, logprobs=False, plain=False)
+    chunks = [shape.chunk(0, piece) for piece in pieces]
+    assert [one and one["delta"] for one in chunks] == [
+        {"reasoning_content": "two"},
+        {"content": "b", "reasoning_content": " more"},
+        {},
+    ]
+    message = shape.whole(0, pieces)["message"]
+    assert (message["content"], message["reasoning_content"]) == ("b", "two more")
+    assert "reasoning_content" not in shape.whole(0, [Piece("b", (B,), "stop")])["message"]
