@@ -49,7 +49,7 @@ class History:
 
 def read_history(messages: Sequence[Mapping[str, Any]]) -> History:
     """Messages in OpenAI's chat shape. Raises UsageError that names the message which is wrong."""
-    turns = [_turn(message, number) for number, message in enumerate(messages, start=1)]
+    turns = read_turns(messages)
     begun: list[str] = []
     while turns and turns[-1]["role"] == "assistant":
         last = turns.pop()
@@ -64,6 +64,11 @@ def read_history(messages: Sequence[Mapping[str, Any]]) -> History:
     if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
         raise UsageError("the question is empty: write one")
     return History(tuple(turns), _BETWEEN.join(begun))
+
+
+def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each message by itself, as `History.turns` holds it. Raises UsageError that names one."""
+    return [_turn(message, number) for number, message in enumerate(messages, start=1)]
 
 
 def fold(turns: Sequence[Mapping[str, Any]]) -> list[Message]:

@@ -7,10 +7,12 @@
 | TOFU | `question`, `answer` |
 | completion | `prompt`, `completion` |
 | OpenAI chat | `messages`: a list of `role` and `content` |
+| ShareGPT | `conversations`: a list of `from` and `value` |
 
-A `system` text may stand beside any but the last. A file is JSON (one list) or JSONL (an object a
-line); its name does not matter. What trains and what measures read the same files. Knows no
-tokenizer.
+A `system` text may stand beside any but the last two, whose messages may be of every kind that
+`history.py` reads: a delta learns from them as it is shown such a history later on. A file is JSON
+(one list) or JSONL (an object a line); its name does not matter. What trains and what measures read
+the same files. Knows no tokenizer.
 """
 
 from __future__ import annotations
@@ -18,13 +20,22 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cmc_local.errors import DataError, UsageError
-from cmc_local.text.prompts import Message, PromptForm, exchanges
+from cmc_local.text.history import fold, read_turns
+from cmc_local.text.prompts import Message
 from cmc_local.text.records import read_records
 
 Conversation = list[Message]
+
+_SPEAKERS: Final = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "assistant", "model", "bot"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
+    "function_call": "assistant",
+}
+"""ShareGPT's names of roles."""
 
 # Question, what is put under it, answer.
 SHAPES = (
@@ -33,12 +44,15 @@ SHAPES = (
     ("question", None, "answer"),
     ("prompt", None, "completion"),
 )
-EXPECTED = 'expected an object with "messages", or with one of these pairs of texts: ' + ", ".join(
-    f"{question}/{answer}" for question, _, answer in SHAPES
+EXPECTED = (
+    'expected an object with "messages" or "conversations", or with one of these pairs of texts: '
+    + ", ".join(f"{question}/{answer}" for question, _, answer in SHAPES)
 )
-ASKING = 'an object with "prompt", "messages", "question" or "instruction" (and "input")'
+ASKING = (
+    'an object with "prompt", "messages", "conversations", "question" or "instruction" '
+    '(and "input")'
+)
 """What `question` reads."""
-_CHECK = PromptForm("check", "{query}")
 
 
 def read_conversations(paths: Sequence[Path]) -> list[Conversation]:
@@ -71,8 +85,12 @@ def question(record: Mapping[str, Any], system: str | None = None) -> list[Messa
     >>> question({"question": "Who?", "answer": "Helen."})
     [{'role': 'user', 'content': 'Who?'}]
     """
-    if "messages" in record:
-        messages = record["messages"]
+    if "messages" in record or "conversations" in record:
+        messages = record.get("messages")
+        try:
+            messages = _shared(record["conversations"]) if messages is None else messages
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
             raise UsageError('"messages" must be a list of {"role": ..., "content": ...}')
         if messages and messages[-1].get("role") == "assistant":  # training data holds the answer
@@ -105,6 +123,8 @@ def conversation(record: object) -> Conversation:
         raise ValueError(EXPECTED)
     if "messages" in record:
         return _messages(record["messages"])
+    if "conversations" in record:
+        return _messages(_shared(record["conversations"]), "conversations")
     for question, extra, answer in SHAPES:
         if question in record and answer in record:
             return _exchange(record, question, extra, answer)
@@ -180,14 +200,30 @@ def _text(record: dict[str, Any], key: str) -> str:
     return value
 
 
-def _messages(value: object) -> Conversation:
-    """Checked messages: at most one system text, then user and assistant by turns to an answer."""
+def _messages(value: object, name: str = "messages") -> Conversation:
+    """A history that ends in an answer: a system text, then questions and answers by turns."""
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise ValueError('"messages" must be a list of objects with "role" and "content"')
+        raise ValueError(f'"{name}" must be a list of objects with "role" and "content"')
     try:
-        found = exchanges(_CHECK, value)
+        turns = read_turns(value)
     except UsageError as error:
-        raise ValueError(f'"messages": {error}') from None
-    if found[-1].answer is None:
-        raise ValueError('"messages" must end with the role assistant: the answer')
-    return [{"role": one["role"], "content": one["content"]} for one in value]
+        raise ValueError(f'"{name}": {error}') from None
+    first = next((i for i, turn in enumerate(turns) if turn["role"] in ("user", "tool")), None)
+    if first is None:
+        raise ValueError(f'"{name}" must have a message of the role user: the question')
+    if turns[-1]["role"] != "assistant":
+        raise ValueError(f'"{name}" must end with the role assistant: the answer')
+    # Some begin with a greeting of the assistant, which answers nothing.
+    return fold([turn for i, turn in enumerate(turns) if i > first or turn["role"] != "assistant"])
+
+
+def _shared(value: object) -> list[Any]:
+    """ShareGPT's messages in OpenAI's shape; some files under that name are in it already."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ValueError('"conversations" must be a list of objects with "from" and "value"')
+    return [
+        {"role": _SPEAKERS.get(str(one["from"]), one["from"]), "content": one.get("value")}
+        if "from" in one
+        else one
+        for one in value
+    ]

@@ -21,6 +21,8 @@ from cmc_local.text.rows import (
 USER = {"role": "user", "content": "Who?"}
 ANSWER = {"role": "assistant", "content": "Helen."}
 SYSTEM = {"role": "system", "content": "Be brief."}
+HUMAN = {"from": "human", "value": "Who?"}
+GPT = {"from": "gpt", "value": "Helen."}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,33 @@ SYSTEM = {"role": "system", "content": "Be brief."}
         ({"system": "Be brief.", "question": "Who?", "answer": "Helen."}, [SYSTEM, USER, ANSWER]),
         ({"messages": [SYSTEM, USER, ANSWER], "id": 7}, [SYSTEM, USER, ANSWER]),
         ({"messages": [USER, ANSWER, USER, ANSWER]}, [USER, ANSWER, USER, ANSWER]),
+        ({"messages": [ANSWER, USER, ANSWER]}, [USER, ANSWER]),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Who?"}]}, ANSWER]},
+            [USER, ANSWER],
+        ),
+        (
+            {"conversations": [{"from": "system", "value": "Be brief."}, HUMAN, GPT]},
+            [SYSTEM, USER, ANSWER],
+        ),
+        ({"conversations": [GPT, HUMAN, GPT]}, [USER, ANSWER]),
+        ({"conversations": [USER, ANSWER]}, [USER, ANSWER]),
+        (
+            {
+                "conversations": [
+                    HUMAN,
+                    {"from": "function_call", "value": "f()"},
+                    {"from": "observation", "value": "1"},
+                    GPT,
+                ]
+            },
+            [
+                USER,
+                {"role": "assistant", "content": "f()"},
+                {"role": "user", "content": "Result of the tool: 1"},
+                ANSWER,
+            ],
+        ),
     ],
 )
 def test_each_shape_becomes_messages(record: dict[str, Any], messages: list[Any]) -> None:
@@ -53,13 +82,19 @@ def test_an_input_stands_under_its_instruction() -> None:
         ({"question": "Who?", "answer": 3}, '"answer" is int: expected a text'),
         ({"question": " ", "answer": "Helen."}, '"question" is empty'),
         ({"messages": "Who?"}, '"messages" must be a list'),
-        ({"messages": [ANSWER]}, "message 1 must have the role user"),
+        ({"messages": [ANSWER]}, "a message of the role user"),
         ({"messages": [USER]}, "must end with the role assistant"),
-        ({"messages": [{"role": "user", "content": ["Who?"]}, ANSWER]}, "message 1 has no text"),
+        (
+            {"messages": [{"role": "user", "content": ["Who?"]}, ANSWER]},
+            "message 1: a content part",
+        ),
+        ({"conversations": "Who?"}, '"conversations" must be a list'),
+        ({"conversations": [{"from": "nobody", "value": "x"}, GPT]}, "'nobody'"),
+        ({"conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "message 2"),
     ],
 )
 def test_what_was_expected_is_said(record: object, expected: str) -> None:
-    with pytest.raises(ValueError, match=r"expected|must|has no") as caught:
+    with pytest.raises(ValueError, match=r"expected|must|message") as caught:
         conversation(record)
     assert expected in str(caught.value)
 
@@ -67,6 +102,7 @@ def test_what_was_expected_is_said(record: object, expected: str) -> None:
 def test_the_question_of_a_record_and_its_system_text() -> None:
     assert question({"question": "Who?"}, "Be brief.") == [SYSTEM, USER]
     assert question({"system": "Be brief.", "prompt": "Who?"}, "Be long.") == [SYSTEM, USER]
+    assert question({"conversations": [HUMAN, GPT]}, "Be brief.") == [SYSTEM, USER]
     with pytest.raises(UsageError, match="messages"):
         question({})
 
