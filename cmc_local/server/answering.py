@@ -1,5 +1,7 @@
 """One request for text: its replies as one JSON object, or as a stream of server-sent events.
 
+What these look like is the frame's business: `shapes.py` has OpenAI's choices.
+
 Errors before the first piece have a status of their own; later ones come as a line of the stream.
 A client that leaves is noticed while it waits for the first piece, for the rest, and in a stream.
 """
@@ -8,10 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
-import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
@@ -20,30 +20,48 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from cmc_local.model.replies import Piece
-from cmc_local.server.bodies import Generation
 from cmc_local.server.errors import Refusal, internal
-from cmc_local.server.replying import ClientLeft, Replying, unless_left
+from cmc_local.server.replying import ClientLeft, Replying, Tally, unless_left
 from cmc_local.server.service import Service
-from cmc_local.server.shapes import Shape
 
+Event = tuple[str | None, Mapping[str, Any] | str]
+"""A server-sent event: its name, where the protocol names events, and its data."""
 LEFT = 499
 """The status in logs and counts of a request whose client left; nobody sees it."""
 _PING_SECONDS = 15
 
 
+class Frame(Protocol):
+    """What stands around the replies, in one of the protocols."""
+
+    def whole(self, pieces: Mapping[int, Sequence[Piece]], tally: Tally) -> dict[str, Any]:
+        """The answer as one JSON object; the pieces of each choice."""
+
+    def opening(self) -> Iterable[Event]:
+        """What a stream begins with."""
+
+    def piece(self, choice: int, piece: Piece, tally: Tally) -> Iterable[Event]:
+        """What a piece becomes in a stream."""
+
+    def closing(self, tally: Tally) -> Iterable[Event]:
+        """What a stream ends with."""
+
+    def failed(self, refusal: Refusal) -> Iterable[Event]:
+        """How a stream ends where something went wrong."""
+
+
 async def answer(
-    request: Request, service: Service, body: Generation, shape: Shape, replying: Replying
+    request: Request, service: Service, frame: Frame, replying: Replying, *, stream: bool
 ) -> Response:
     """The response; closes `replying` when it ends, however it ends."""
-    frame = _Frame(service, body, shape)
     try:
-        if not body.stream:
+        if not stream:
             whole = await unless_left(request.receive, _whole(frame, replying))
             replying.close()
             return JSONResponse(whole)
         first = await unless_left(request.receive, replying.next())
         assert first is not None
-        events = _events(frame, replying, first, usage=body.include_usage)
+        events = _events(frame, replying, first)
         return _Stream(events, replying, seconds=service.limits.send_seconds)
     except ClientLeft:
         replying.close()
@@ -51,25 +69,6 @@ async def answer(
     except BaseException:
         replying.close()
         raise
-
-
-class _Frame:
-    """What stands around the choices."""
-
-    def __init__(self, service: Service, body: Generation, shape: Shape) -> None:
-        self.shape = shape
-        self._fixed = {
-            "id": shape.prefix + secrets.token_hex(12),
-            "created": int(time.time()),
-            "model": body.model or service.name(),
-            "system_fingerprint": service.fingerprint(),
-        }
-
-    def whole(self, choices: list[Any], **more: Any) -> dict[str, Any]:
-        return {**self._fixed, "object": self.shape.whole_object, "choices": choices, **more}
-
-    def chunk(self, choices: list[Any], **more: Any) -> str:
-        return _json({**self._fixed, "object": self.shape.chunk_object, "choices": choices, **more})
 
 
 class _Stream(EventSourceResponse):
@@ -96,57 +95,39 @@ class _Stream(EventSourceResponse):
             self._replying.close()
 
 
-async def _whole(frame: _Frame, replying: Replying) -> dict[str, Any]:
+async def _whole(frame: Frame, replying: Replying) -> dict[str, Any]:
     pieces: dict[int, list[Piece]] = {}
-    notices: list[str] = []
     while (came := await replying.next()) is not None:
-        choice, piece = came
-        pieces.setdefault(choice, []).append(piece)
-        notices += [piece.notice] if piece.notice else []
-    choices = [frame.shape.whole(index, pieces[index]) for index in sorted(pieces)]
-    return frame.whole(choices, usage=replying.tally.usage(), **_more(replying, notices))
+        pieces.setdefault(came[0], []).append(came[1])
+    return frame.whole(pieces, replying.tally)
 
 
 async def _events(
-    frame: _Frame, replying: Replying, first: tuple[int, Piece], *, usage: bool
+    frame: Frame, replying: Replying, first: tuple[int, Piece]
 ) -> AsyncIterator[ServerSentEvent]:
-    more: dict[str, Any] = {"usage": None} if usage else {}
-    opened: set[int] = set()
-    notices: list[str] = []
     came: tuple[int, Piece] | None = first
     try:
+        for event in frame.opening():
+            yield _sent(event)
         while came is not None:
-            index, piece = came
-            notices += [piece.notice] if piece.notice else []
-            if index not in opened:
-                opened.add(index)
-                if (opening := frame.shape.opening(index)) is not None:
-                    yield _event(frame.chunk([opening], **more))
-            if (choice := frame.shape.chunk(index, piece)) is not None:
-                last = {} if piece.finish_reason is None else _more(replying, notices)
-                yield _event(frame.chunk([choice], **more, **last))
+            for event in frame.piece(*came, replying.tally):
+                yield _sent(event)
             came = await replying.next()
-        if usage:
-            yield _event(frame.chunk([], usage=replying.tally.usage(), **_more(replying, [])))
-        yield _event("[DONE]")
+        for event in frame.closing(replying.tally):
+            yield _sent(event)
     except Refusal as refused:
-        yield _event(_json(refused.body()))
+        for event in frame.failed(refused):
+            yield _sent(event)
     except Exception:
         logging.getLogger(__name__).exception("a stream ended by an error")
-        yield _event(_json(internal().body()))
+        for event in frame.failed(internal()):
+            yield _sent(event)
 
 
-def _more(replying: Replying, notices: list[str]) -> dict[str, Any]:
-    """llama-server's timings, and what the reader should know."""
-    timings = replying.tally.speeds()
-    more: dict[str, Any] = {} if timings is None else {"timings": timings}
-    return {**more, "cmc": {"notices": notices}} if notices else more
-
-
-def _event(data: str) -> ServerSentEvent:
-    return ServerSentEvent(data, sep="\n")
-
-
-def _json(content: Any) -> str:
+def _sent(event: Event) -> ServerSentEvent:
+    name, data = event
     # ASCII alone: some clients take U+2028 and U+0085 for the end of a line.
-    return json.dumps(content, allow_nan=False, separators=(",", ":"))
+    text = (
+        data if isinstance(data, str) else json.dumps(data, allow_nan=False, separators=(",", ":"))
+    )
+    return ServerSentEvent(text, event=name, sep="\n")

@@ -10,7 +10,7 @@ from cmc_local.server.bodies import ChatBody, parse
 from cmc_local.server.replying import Replying
 from cmc_local.server.requests import chat_asks
 from cmc_local.server.service import Service
-from cmc_local.server.shapes import Chat
+from cmc_local.server.shapes import Chat, choices
 from cmc_local.server.tools import offered
 
 
@@ -29,4 +29,5 @@ async def chat(request: Request) -> Response:
         plain=bool(body.cmc_plain),
         calls=() if tools is None else tools.names,
     )
-    return await answer(request, service, body, shape, replying)
+    frame = choices(shape, body, service)
+    return await answer(request, service, frame, replying, stream=bool(body.stream))

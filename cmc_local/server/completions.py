@@ -10,7 +10,7 @@ from cmc_local.server.bodies import CompletionBody, parse
 from cmc_local.server.replying import Replying
 from cmc_local.server.requests import completion_asks
 from cmc_local.server.service import Service
-from cmc_local.server.shapes import Text
+from cmc_local.server.shapes import Text, choices
 
 
 async def completions(request: Request) -> Response:
@@ -34,4 +34,5 @@ async def completions(request: Request) -> Response:
         alternatives=body.logprobs,
         echo=bool(body.echo),
     )
-    return await answer(request, service, body, shape, replying)
+    frame = choices(shape, body, service)
+    return await answer(request, service, frame, replying, stream=bool(body.stream))

@@ -8,15 +8,87 @@ completions   {"index": 0, "text": "...", "finish_reason": null, ...} both ways
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from cmc_local.model.replies import Piece
+from cmc_local.server.answering import Event
+from cmc_local.server.bodies import Generation
+from cmc_local.server.errors import Refusal
 from cmc_local.server.logprobs import TextLogprobs, chat_content, joined
+from cmc_local.server.replying import Tally
+from cmc_local.server.service import Service
 from cmc_local.server.tools import CallReader, whole_calls
 from cmc_local.text.vocabulary import Vocabulary
 
 Choice = dict[str, Any]
+
+
+class Choices:
+    """The frame around choices, for one request."""
+
+    def __init__(self, shape: Shape, *, model: str, fingerprint: str, usage: bool) -> None:
+        """With `usage` a stream ends with what it cost."""
+        self._shape = shape
+        self._fixed = {
+            "id": shape.prefix + secrets.token_hex(12),
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._usage = usage
+        self._opened: set[int] = set()
+        self.notices: list[str] = []
+        """What the reader should know."""
+
+    def whole(self, pieces: Mapping[int, Sequence[Piece]], tally: Tally) -> dict[str, Any]:
+        self.notices += [one.notice for some in pieces.values() for one in some if one.notice]
+        choices = [self._shape.whole(index, pieces[index]) for index in sorted(pieces)]
+        fixed = {**self._fixed, "object": self._shape.whole_object}
+        return {**fixed, "choices": choices, "usage": tally.usage(), **self._more(tally)}
+
+    def opening(self) -> Iterator[Event]:
+        yield from ()
+
+    def piece(self, choice: int, piece: Piece, tally: Tally) -> Iterator[Event]:
+        self.notices += [piece.notice] if piece.notice else []
+        if choice not in self._opened:
+            self._opened.add(choice)
+            if (opening := self._shape.opening(choice)) is not None:
+                yield self._chunk([opening])
+        if (told := self._shape.chunk(choice, piece)) is not None:
+            yield self._chunk([told], **({} if piece.finish_reason is None else self._more(tally)))
+
+    def closing(self, tally: Tally) -> Iterator[Event]:
+        if self._usage:
+            self.notices.clear()
+            yield self._chunk([], **{"usage": tally.usage(), **self._more(tally)})
+        yield None, "[DONE]"
+
+    def failed(self, refusal: Refusal) -> Iterator[Event]:
+        yield None, refusal.body()
+
+    def _chunk(self, choices: list[Choice], **more: Any) -> Event:
+        fixed = {**self._fixed, "object": self._shape.chunk_object, "choices": choices}
+        return None, {**fixed, **({"usage": None} if self._usage else {}), **more}
+
+    def _more(self, tally: Tally) -> dict[str, Any]:
+        """llama-server's timings, and what the reader should know."""
+        timings = tally.speeds()
+        more: dict[str, Any] = {} if timings is None else {"timings": timings}
+        return {**more, "cmc": {"notices": self.notices[:]}} if self.notices else more
+
+
+def choices(shape: Shape, body: Generation, service: Service) -> Choices:
+    """The frame for one request."""
+    return Choices(
+        shape,
+        model=body.model or service.name(),
+        fingerprint=service.fingerprint(),
+        usage=body.include_usage,
+    )
 
 
 class Shape(Protocol):
