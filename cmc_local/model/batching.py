@@ -98,6 +98,7 @@ class Reply:
         self._tokens: list[int] = []  # whose text is held back
         self._details: list[TokenDetail] = []
         self._end: TokenDetail | None = None
+        self._stopped_by: str | None = None  # a control token named as a stop text
 
     @property
     def begun(self) -> bool:
@@ -144,6 +145,8 @@ class Reply:
                     self._answer()
                 else:
                     self.reason, self._end = "stop", detail
+                    name = vocabulary.names[token]
+                    self._stopped_by = name if name in sampling.stop else None
                 break
             self._count += 1
             self._tokens.append(token)
@@ -156,7 +159,7 @@ class Reply:
                 break
             text += said
             self._note(token)
-            if self._stream.stopped:
+            if self._stream.stopped_by is not None:
                 self.reason = "stop"
                 break
             if self._count >= sampling.max_tokens:
@@ -224,6 +227,7 @@ class Reply:
             replace(timings, generated_tokens=self._count),
             details=tuple(self._details),
             thinking=thinking,
+            stopped_by=self._stopped_by or self._stream.stopped_by,
             end=self._end,
         )
 

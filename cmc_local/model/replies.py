@@ -32,6 +32,8 @@ class Piece:
     """Whether this is the prompt, and no part of the reply."""
     thinking: str = ""
     """Of the thoughts before the answer, where the model's chat template marks them."""
+    stopped_by: str | None = None
+    """The stop text that ended the reply, on the last piece."""
     end: TokenDetail | None = None
     """The token by which the model ended the reply, on the last piece, where details are asked."""
 

@@ -193,6 +193,10 @@ class SharedModel(Closing):
         work = partial(self.base.tokenize, text, special=special, bos=bos)
         return self._prepare(work).result()  # so that nobody frees the model meanwhile
 
+    def count_prompt(self, ask: Ask) -> int:
+        """How many base tokens an ask's prompt has, as it would be decoded."""
+        return self._prepare(lambda: len(self._model.request(ask).tokens)).result()
+
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """What base tokens spell; control tokens spell nothing."""
         texts = self.base.vocabulary.tokens
@@ -226,7 +230,7 @@ class SharedModel(Closing):
     def close(self) -> None:
         """End what is under way and free the models; more than once is fine."""
         with self._changed:
-            self._refuse(CLOSED)
+            self._refusal = self._refusal or CLOSED
             self._closing = True
             self._tell()
         self._worker.join()
@@ -271,9 +275,6 @@ class SharedModel(Closing):
             free = self._slots - len(self._active)
             if len(self._waiting) - free >= self._most_waiting:
                 raise Overloaded(f"{self._most_waiting} requests are waiting: try again later")
-
-    def _refuse(self, why: str) -> None:
-        self._refusal = self._refusal or why
 
     def _cancel(self, ticket: Ticket) -> None:
         with self._changed:
@@ -384,7 +385,7 @@ class SharedModel(Closing):
     def _end(self, batch: Batch, error: ModelClosed) -> None:
         """Nothing goes on: whoever waits for something learns why."""
         with self._changed:
-            self._refuse(str(error))
+            self._refusal = self._refusal or str(error)
             self._closing = True
             left = [*self._waiting.drop(lambda ticket: True), *self._active.values()]
             self._active = {}

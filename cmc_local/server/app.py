@@ -20,9 +20,11 @@ from cmc_local.server.embeddings import embeddings
 from cmc_local.server.errors import Refusal, internal, refusal
 from cmc_local.server.guard import Guard, Policy
 from cmc_local.server.health import health, metrics, props
+from cmc_local.server.messages import count_tokens, messages
 from cmc_local.server.models import list_models, one_model
 from cmc_local.server.observing import Observed
 from cmc_local.server.pages import page, page_files
+from cmc_local.server.responses import one_response, remove_response, responses
 from cmc_local.server.service import Service
 from cmc_local.server.texts import detokenize, tokenize, tokenizer_info
 
@@ -47,6 +49,9 @@ def _routes() -> list[Route]:
         "/v1/chat/completions": chat,
         "/v1/completions": completions,
         "/v1/embeddings": embeddings,
+        "/v1/responses": responses,
+        "/v1/messages": messages,
+        "/v1/messages/count_tokens": count_tokens,
         "/v1/adapters": load_adapter,
         "/tokenize": tokenize,
         "/detokenize": detokenize,
@@ -55,6 +60,7 @@ def _routes() -> list[Route]:
         "/v1/models": list_models,
         "/v1/models/{name:path}": one_model,
         "/v1/adapters": list_adapters,
+        "/v1/responses/{name}": one_response,
         "/health": health,
         "/props": props,
         "/tokenizer_info": tokenizer_info,
@@ -65,6 +71,7 @@ def _routes() -> list[Route]:
         *((path, endpoint, "POST") for path, endpoint in posts.items()),
         *((path, endpoint, "GET") for path, endpoint in gets.items()),
         ("/v1/adapters/{name}", remove_adapter, "DELETE"),
+        ("/v1/responses/{name}", remove_response, "DELETE"),
     ]
     # With and without /v1, as llama-server has them.
     others = [(one[0].removeprefix("/v1"), *one[1:]) for one in routes if one[0].startswith("/v1/")]
@@ -72,12 +79,12 @@ def _routes() -> list[Route]:
     return [Route(path, endpoint, methods=[method]) for path, endpoint, method in routes]
 
 
-async def _refused(_request: Request, error: Refusal) -> Response:
-    return error.response()
+async def _refused(request: Request, error: Refusal) -> Response:
+    return error.response(request.url.path)
 
 
-async def _failed(_request: Request, error: CmcError) -> Response:
-    return refusal(error).response()
+async def _failed(request: Request, error: CmcError) -> Response:
+    return refusal(error).response(request.url.path)
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:
@@ -88,8 +95,8 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
         405: f"{path!r} does not take {request.method}",
     }
     message = told.get(error.status_code, str(error.detail))
-    return Refusal(error.status_code, message, headers=error.headers).response()
+    return Refusal(error.status_code, message, headers=error.headers).response(path)
 
 
-async def _fault(_request: Request, _error: Exception) -> Response:
-    return internal().response()
+async def _fault(request: Request, _error: Exception) -> Response:
+    return internal().response(request.url.path)

@@ -1,15 +1,17 @@
 """The fields of request bodies and their types; what is in messages `requests.py` checks.
 
-Unknown fields are ignored, as clients send many. A field that would change the meaning and cannot
-be honoured is refused by name. What the server's limits bound is checked in `requests.py`.
+A field that would change the reply and cannot be honoured is refused by name; `fields.py` says what
+happens to those that are not here. What the server's limits bound is checked in `requests.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
+from cmc_local.server import fields
 from cmc_local.server.errors import Refusal, invalid
 from cmc_local.server.names import MAX_ALPHA
 
@@ -20,6 +22,21 @@ class Body(BaseModel):
     """Strict: a number is not taken for a text, nor a text for a number."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class Asking(Body):
+    """A request for a reply, whose other fields are looked at too."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    @property
+    def notices(self) -> list[str]:
+        """What its reader should know about fields that are not here."""
+        return fields.check(self.model_extra or {})
+
+    def refuse(self) -> None:
+        """Raise Refusal for what cannot be honoured."""
+        fields.check(self.model_extra or {})
 
 
 def _one_or_more(value: Any) -> list[str]:
@@ -75,19 +92,26 @@ class ResponseFormat(Body):
     content: Any = Field(None, alias="schema")
 
 
-class Generation(Body):
+class Generation(Asking):
     """What chat and text completions share."""
 
     model: str | None = None
     cmc: list[AdapterAlpha] | None = None
-    max_tokens: Tokens = None
+    max_tokens: Tokens = Field(
+        None, validation_alias=AliasChoices("max_tokens", "n_predict", "max_new_tokens")
+    )
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, ge=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=MAX_COUNT)
     """-1 keeps the whole vocabulary, as 0 does."""
-    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    repeat_penalty: float | None = Field(
+        None, gt=0, le=100, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty")
+    )
+    penalty_last_n: int | None = Field(
+        None, ge=-1, validation_alias=AliasChoices("penalty_last_n", "repeat_last_n")
+    )
     frequency_penalty: float | None = Field(None, ge=-100, le=100)
     presence_penalty: float | None = Field(None, ge=-100, le=100)
     n: int | None = Field(None, ge=1)
@@ -114,9 +138,6 @@ class Generation(Body):
         """Whether a stream ends with what it cost."""
         options = self.stream_options
         return options is not None and bool(options.include_usage)
-
-    def refuse(self) -> None:
-        """Raise Refusal for what cannot be honoured."""
 
 
 class ChatMessage(Body):
@@ -154,6 +175,7 @@ class ChatBody(Generation):
     web_search_options: Any = None
 
     def refuse(self) -> None:
+        super().refuse()
         for name in ("functions", "function_call", "audio", "web_search_options"):
             if getattr(self, name) not in (None, [], "none"):
                 raise _not_done(name)
@@ -182,6 +204,7 @@ class CompletionBody(Generation):
     best_of: int | None = None
 
     def refuse(self) -> None:
+        super().refuse()
         if self.suffix:
             raise _not_done("suffix")
         if self.best_of is not None and self.best_of != (self.n or 1):
@@ -228,15 +251,24 @@ Kind = TypeVar("Kind", bound=Body)
 
 def parse(kind: type[Kind], data: bytes) -> Kind:
     """A body's fields. Raises Refusal (400) that names the first field that is wrong."""
+    return _checked(lambda: kind.model_validate_json(data))
+
+
+def converted(kind: type[Kind], found: Mapping[str, Any]) -> Kind:
+    """A body of these fields, less those that are None. Raises Refusal as `parse` does."""
+    return _checked(lambda: kind.model_validate({k: v for k, v in found.items() if v is not None}))
+
+
+def _checked(read: Callable[[], Kind]) -> Kind:
     try:
-        body = kind.model_validate_json(data)
+        body = read()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         param = _dotted(first["loc"])
         told = str(first["msg"]).removeprefix("Value error, ")
         where = "the body" if param is None else param
         raise invalid(f"{where}: {told[:1].lower()}{told[1:]}", param) from None
-    if isinstance(body, Generation):
+    if isinstance(body, Asking):
         body.refuse()
     return body
 

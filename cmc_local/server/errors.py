@@ -1,6 +1,7 @@
-"""Errors in OpenAI's shape: status, message, type, param, code.
+"""Errors in OpenAI's shape: status, message, type, param, code; Anthropic's under /messages.
 
 {"error": {"message": "...", "type": "invalid_request_error", "param": "n", "code": null}}
+{"type": "error", "error": {"type": "invalid_request_error", "message": "..."}}
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _TYPES: Final = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+_ANTHROPIC_TYPES: Final = {**_TYPES, 413: "request_too_large", 503: "overloaded_error"}
 
 
 class Refusal(Exception):
@@ -64,9 +66,17 @@ class Refusal(Exception):
             }
         }
 
-    def response(self) -> Response:
-        """The answer."""
-        return JSONResponse(self.body(), self.status, self.headers)
+    def anthropic_body(self) -> dict[str, Any]:
+        """The JSON object as Anthropic's clients expect it."""
+        usual = "api_error" if self.status >= 500 else "invalid_request_error"
+        kind = _ANTHROPIC_TYPES.get(self.status, usual)
+        return {"type": "error", "error": {"type": kind, "message": str(self)}}
+
+    def response(self, path: str = "") -> Response:
+        """The answer, in the shape of the protocol that has this path."""
+        is_anthropic = path.removeprefix("/v1").startswith("/messages")
+        body = self.anthropic_body() if is_anthropic else self.body()
+        return JSONResponse(body, self.status, self.headers)
 
 
 def quoted(text: str) -> str:

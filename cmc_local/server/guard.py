@@ -70,7 +70,7 @@ class Guard:
             _check_content(scope, headers)
             body = await self._body(headers, receive)
         except Refusal as refused:
-            await refused.response()(scope, receive, send)
+            await refused.response(scope["path"])(scope, receive, send)
             return
         except ConnectionResetError:  # gone before the body was whole: nobody to answer
             return
@@ -106,11 +106,13 @@ class Guard:
         key = self._policy.key
         if key is None:
             return
-        given = _given_key(headers.get("authorization", ""))
+        given = (
+            _given_key(headers.get("authorization", "")) or headers.get("x-api-key", "").encode()
+        )
         if not hmac.compare_digest(given, key.encode()):
             raise Refusal(
                 401,
-                "the API key is missing or wrong: send Authorization: Bearer KEY",
+                "the API key is missing or wrong: send Authorization: Bearer KEY or x-api-key: KEY",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": 'Basic realm="cmc-local", charset="UTF-8"'},
             )

@@ -29,6 +29,8 @@ class RequestLimits:
     """Tokens with a bias."""
     form_bytes: int = 64 * 2**10
     """A schema, a regular expression or a grammar; what it costs is llguidance's to bound."""
+    responses: int = 256
+    """Responses that are kept, so that others can go on from them."""
     queue: int = 256
     """Replies that wait for a slot."""
     patience: float = 300.0

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.types import Receive
 
@@ -74,7 +74,7 @@ class Tally:
     timings: dict[int, Timings] = field(default_factory=dict)
     """By choice, those that have ended."""
 
-    def usage(self) -> dict[str, object]:
+    def usage(self) -> dict[str, Any]:
         """Tokens in OpenAI's shape; a prompt counts once, however many choices it has."""
         prompts: dict[int, list[Timings]] = {}
         for choice, timings in self.timings.items():

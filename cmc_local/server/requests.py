@@ -32,7 +32,7 @@ _GREEDY_BELOW: Final = 1e-6  # what is divided by less than this overflows
 _BESIDE_TEXT: Final = {"tool_calls", "tool_call_id", "name", "reasoning_content"}
 _AS_THEY_ARE: Final = (
     *("top_p", "min_p", "typical_p"),
-    *("repeat_penalty", "frequency_penalty", "presence_penalty"),
+    *("repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
 )
 
 

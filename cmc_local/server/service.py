@@ -23,6 +23,7 @@ from cmc_local.server import names
 from cmc_local.server.errors import Refusal, unavailable
 from cmc_local.server.limits import RequestLimits
 from cmc_local.server.metrics import Metrics, Watched
+from cmc_local.server.remembered import Remembered
 from cmc_local.server.requests import Setting
 from cmc_local.settings import Sampling
 from cmc_local.text.base_prompt import BasePrompt
@@ -68,6 +69,7 @@ class ServedModel(Protocol):
     def add(self, folder: str | Path, alpha: float | None = None) -> str: ...
     def remove(self, name: str) -> None: ...
     def detokenize(self, tokens: Sequence[int]) -> bytes: ...
+    def count_prompt(self, ask: Ask) -> int: ...
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]: ...
     def close(self) -> None: ...
 
@@ -94,6 +96,7 @@ class Service:
     """The steps that were counted while the model was busy, and since when."""
 
     def __post_init__(self) -> None:
+        self.remembered = Remembered(self.limits.responses)
         self.metrics = Metrics(lambda: None if self.model is None else self.model.state)
 
     def ready(self, model: ServedModel) -> None:
@@ -130,6 +133,12 @@ class Service:
             ),
             limits=self.limits,
         )
+
+    async def prompt_tokens(self, ask: Ask) -> int:
+        """How many tokens the prompt of an ask has for the base model."""
+        model = self.serving()
+        async with self.heavy:
+            return await asyncio.to_thread(model.count_prompt, ask)
 
     def name(self) -> str:
         """The model's name, its adapters included."""

@@ -29,8 +29,10 @@ Choice = dict[str, Any]
 class Choices:
     """The frame around choices, for one request."""
 
-    def __init__(self, shape: Shape, *, model: str, fingerprint: str, usage: bool) -> None:
-        """With `usage` a stream ends with what it cost."""
+    def __init__(
+        self, shape: Shape, *, model: str, fingerprint: str, usage: bool, notices: Sequence[str]
+    ) -> None:
+        """With `usage` a stream ends with what it cost; `notices` are for its reader."""
         self._shape = shape
         self._fixed = {
             "id": shape.prefix + secrets.token_hex(12),
@@ -40,11 +42,10 @@ class Choices:
         }
         self._usage = usage
         self._opened: set[int] = set()
-        self.notices: list[str] = []
-        """What the reader should know."""
+        self._notices = [*notices]
 
     def whole(self, pieces: Mapping[int, Sequence[Piece]], tally: Tally) -> dict[str, Any]:
-        self.notices += [one.notice for some in pieces.values() for one in some if one.notice]
+        self._notices += [one.notice for some in pieces.values() for one in some if one.notice]
         choices = [self._shape.whole(index, pieces[index]) for index in sorted(pieces)]
         fixed = {**self._fixed, "object": self._shape.whole_object}
         return {**fixed, "choices": choices, "usage": tally.usage(), **self._more(tally)}
@@ -53,7 +54,7 @@ class Choices:
         yield from ()
 
     def piece(self, choice: int, piece: Piece, tally: Tally) -> Iterator[Event]:
-        self.notices += [piece.notice] if piece.notice else []
+        self._notices += [piece.notice] if piece.notice else []
         if choice not in self._opened:
             self._opened.add(choice)
             if (opening := self._shape.opening(choice)) is not None:
@@ -63,7 +64,7 @@ class Choices:
 
     def closing(self, tally: Tally) -> Iterator[Event]:
         if self._usage:
-            self.notices.clear()
+            self._notices.clear()
             yield self._chunk([], **{"usage": tally.usage(), **self._more(tally)})
         yield None, "[DONE]"
 
@@ -78,7 +79,7 @@ class Choices:
         """llama-server's timings, and what the reader should know."""
         timings = tally.speeds()
         more: dict[str, Any] = {} if timings is None else {"timings": timings}
-        return {**more, "cmc": {"notices": self.notices[:]}} if self.notices else more
+        return {**more, "cmc": {"notices": self._notices[:]}} if self._notices else more
 
 
 def choices(shape: Shape, body: Generation, service: Service) -> Choices:
@@ -88,6 +89,7 @@ def choices(shape: Shape, body: Generation, service: Service) -> Choices:
         model=body.model or service.name(),
         fingerprint=service.fingerprint(),
         usage=body.include_usage,
+        notices=body.notices,
     )
 
 

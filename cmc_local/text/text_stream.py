@@ -23,8 +23,8 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = tuple(stop)
         self._held = ""
-        self.stopped = False
-        """Whether a stop text has come; what follows it is not released."""
+        self.stopped_by: str | None = None
+        """The stop text that has come; what follows it is not released."""
 
     @property
     def holds(self) -> bool:
@@ -33,13 +33,15 @@ class TextStream:
 
     def push(self, data: bytes) -> str:
         """The text that `data` sets free; "" while it is held back, and after a stop text."""
-        if self.stopped:
+        if self.stopped_by is not None:
             return ""
         self._held += self._decoder.decode(data)
-        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        found = [
+            (at + len(stop), at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0
+        ]
         if found:  # the one that was whole first, however the bytes came in
-            self.stopped = True
-            released, self._held = self._held[: min(found)[1]], ""
+            _, at, self.stopped_by = min(found)
+            released, self._held = self._held[:at], ""
             return released
         keep = self._possible_stop()
         released = self._held[: len(self._held) - keep]

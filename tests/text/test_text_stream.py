@@ -27,7 +27,7 @@ def test_bytes_that_are_no_text_are_replaced() -> None:
 def test_a_possible_stop_text_is_held_and_released_when_it_is_none() -> None:
     stream = TextStream(("###",))
     assert [stream.push(part) for part in (b"a#", b"#", b"b")] == ["a", "", "##b"]
-    assert not stream.stopped
+    assert not stream.stopped_by
 
 
 def test_a_stop_text_over_several_pushes_is_never_shown() -> None:
@@ -38,7 +38,7 @@ def test_a_stop_text_over_several_pushes_is_never_shown() -> None:
         "",
         "",
     ]
-    assert stream.stopped
+    assert stream.stopped_by
     assert stream.finish() == ""
 
 
