@@ -72,6 +72,36 @@ def test_openai_streams(client: Any) -> None:
     assert usage is not None and usage.completion_tokens == 11
 
 
+def test_openai_has_responses_that_go_on_from_one_another(client: Any) -> None:
+    first = client.responses.create(model="larger+instruct", input=QUESTION, temperature=0)
+    assert (first.output_text, first.status) == (ANSWER, "completed")
+    with client.responses.stream(
+        model="larger+instruct", input=QUESTION, temperature=0, previous_response_id=first.id
+    ) as stream:
+        parts = [one.delta for one in stream if one.type == "response.output_text.delta"]
+        assert "".join(parts) == stream.get_final_response().output_text
+    assert len(parts) > 5
+
+
+def test_anthropic_writes_streams_and_counts(url: str) -> None:
+    anthropic = pytest.importorskip(
+        "anthropic", reason="anthropic is absent: install the extra `dev`"
+    )
+    client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
+    asked = {"model": "larger+instruct", "messages": MESSAGES}
+    greedy = {"temperature": 0}
+    done = client.messages.create(**asked, max_tokens=64, extra_body=greedy)
+    assert ([one.text for one in done.content], done.stop_reason) == ([ANSWER], "end_turn")
+    with client.messages.stream(**asked, max_tokens=3, extra_body=greedy) as stream:
+        text = "".join(stream.text_stream)
+        assert stream.get_final_message().stop_reason == "max_tokens"
+    assert ANSWER.startswith(text) and text
+    usage = done.usage
+    assert client.messages.count_tokens(**asked).input_tokens == (
+        usage.input_tokens + usage.cache_read_input_tokens
+    )
+
+
 def test_openai_is_given_the_likelihoods_after_the_shift(client: Any, model: SteeredModel) -> None:
     done = client.chat.completions.create(
         model="larger+instruct", messages=MESSAGES, temperature=0, logprobs=True, top_logprobs=3
