@@ -23,6 +23,8 @@ from cmc_local.text.base_prompt import BasePrompt
 
 if TYPE_CHECKING:
     from cmc_local.server.guard import Policy
+    from cmc_local.server.limits import RequestLimits
+    from cmc_local.server.served import Models
     from cmc_local.server.service import Service
 
 KEY_VARIABLE = "CMC_API_KEY"
@@ -44,6 +46,9 @@ KEY_VARIABLE = "CMC_API_KEY"
 @click.option("--queue", type=click.IntRange(1), help="Replies that may wait for a slot.")
 @click.option("--patience", type=float, help="Seconds that a reply may wait for a slot.")
 @click.option("--max-body", type=click.IntRange(1), metavar="BYTES", help="Largest request.")
+@click.option("--models", "models_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="A TOML file of several base models with their adapters; each is loaded when "
+              "first asked for.")  # fmt: skip
 @talking
 def command(
     host: str,
@@ -53,6 +58,7 @@ def command(
     queue: int | None,
     patience: float | None,
     max_body: int | None,
+    models_file: Path | None,
     chosen: ModelChoice,
     base_prompt: BasePrompt | None,
     sampling: Sampling,
@@ -68,6 +74,7 @@ def command(
     try:
         from cmc_local.server.limits import RequestLimits
         from cmc_local.server.running import listen, serve
+        from cmc_local.server.served import Entry, Models
         from cmc_local.server.service import Service
     except ImportError as error:
         raise MissingExtra(
@@ -76,18 +83,40 @@ def command(
     policy = chosen_policy(host, key, allow_host, allow_origin)
     given = {"queue": queue, "patience": patience, "body_bytes": max_body}
     bounds = RequestLimits(**{name: one for name, one in given.items() if one is not None})  # type: ignore[arg-type]
-    service = Service(
-        base=chosen.gguf.stem, limits=bounds, sampling=sampling, base_prompt=base_prompt
-    )
 
     def load() -> SharedModel:
         model = loading.steered(chosen)
         return SharedModel(model, queue=bounds.queue, patience=bounds.patience)
 
+    if models_file is None:
+        models = Models([Entry(name=chosen.gguf.stem, load=load)])
+    else:
+        models = several(models_file, chosen, bounds)
+    service = Service(models=models, limits=bounds, sampling=sampling, base_prompt=base_prompt)
     with listen("127.0.0.1" if host == "localhost" else host, port) as listening:
         place = address(listening.getsockname())
         click.echo(f"page http://{place}/  API http://{place}/v1")
-        serve(service, policy, listening, load, ready=lambda: _tell(service))
+        serve(
+            service,
+            policy,
+            listening,
+            ready=lambda: _tell(service),
+            on_demand=models_file is not None,
+        )
+
+
+def several(file: Path, chosen: ModelChoice, bounds: RequestLimits) -> Models:
+    """The models of a file. Raises UsageError where the command line names a model too."""
+    from cmc_local.commands import serve_models
+
+    given = click.get_current_context().params
+    named = [name for name in ("gguf", "hf_repo", "adapters", "proxy", "loras") if given.get(name)]
+    if named:
+        option = {"hf_repo": "-hf", "adapters": "--adapter", "loras": "--lora"}.get(
+            named[0], f"--{named[0]}"
+        )
+        raise UsageError(f"--models and {option} exclude each other: the file names the models")
+    return serve_models.read(file, chosen, queue=bounds.queue, patience=bounds.patience)
 
 
 def chosen_key(given: str | None, file: Path | None) -> str | None:
@@ -147,6 +176,6 @@ def address(name: tuple[Any, ...]) -> str:
 
 
 def _tell(service: Service) -> None:
-    assert service.model is not None
-    acting = ", ".join(f"{name} {alpha:g}" for name, alpha in service.model.alphas.items())
-    click.echo(f"model {service.name()}  adapters {acting or 'none'}")
+    for entry in service.models.entries:
+        acting = ", ".join(f"{name} {alpha:g}" for name, alpha in entry.alphas.items())
+        click.echo(f"model {entry.served_name}  adapters {acting or 'none'}")

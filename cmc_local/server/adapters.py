@@ -12,43 +12,44 @@ from starlette.responses import JSONResponse, Response
 from cmc_local import bundled
 from cmc_local.server.bodies import AdapterBody, parse
 from cmc_local.server.errors import Refusal, invalid, quoted
-from cmc_local.server.service import ServedModel, Service
+from cmc_local.server.served import Entry, ServedModel
+from cmc_local.server.service import Service
 
 
 async def list_adapters(request: Request) -> Response:
-    """All of them, with their own strengths."""
-    model = _model(request)
-    data = [_entry(model, name) for name in model.alphas]
+    """Those of all loaded models, with their own strengths."""
+    service: Service = request.app.state.service
+    if len(service.models.entries) == 1:
+        service.find(None)
+    data = [_told(entry, name) for entry in service.models.loaded for name in entry.alphas]
     return JSONResponse({"object": "list", "data": data})
 
 
 async def load_adapter(request: Request) -> Response:
     """Load a folder of the server's machine, or a bundled adapter by its name."""
     service: Service = request.app.state.service
-    model = service.serving()
     body = parse(AdapterBody, await request.body())
-    async with service.heavy:
-        name = await asyncio.to_thread(_load, model, body)
-    return JSONResponse(_entry(model, name), 201)
+    entry = service.find(body.model)
+    with entry.held() as model:
+        async with service.heavy:
+            name = await asyncio.to_thread(_load, model, body)
+    return JSONResponse(_told(entry, name), 201)
 
 
 async def remove_adapter(request: Request) -> Response:
     """Unload one; 409 while replies need it."""
-    model = _model(request)
+    service: Service = request.app.state.service
+    entry = service.find(request.query_params.get("model"))
     name: str = request.path_params["name"]
-    if name not in model.alphas:
-        known = ", ".join(model.alphas) or "none"
+    if name not in entry.alphas:
+        known = ", ".join(entry.alphas) or "none"
         told = f"no adapter {quoted(name)} is loaded: there are {known}"
         raise Refusal(404, told, param="name")
-    if count := model.in_use(name):
-        raise Refusal(409, f"adapter {name} acts on {count} replies: wait until they end")
-    await asyncio.to_thread(model.remove, name)
+    with entry.held() as model:
+        if count := model.in_use(name):
+            raise Refusal(409, f"adapter {name} acts on {count} replies: wait until they end")
+        await asyncio.to_thread(model.remove, name)
     return JSONResponse({"id": name, "object": "adapter", "deleted": True})
-
-
-def _model(request: Request) -> ServedModel:
-    service: Service = request.app.state.service
-    return service.serving()
 
 
 def _load(model: ServedModel, body: AdapterBody) -> str:
@@ -61,10 +62,11 @@ def _load(model: ServedModel, body: AdapterBody) -> str:
         raise invalid(told, "path") from error
 
 
-def _entry(model: ServedModel, name: str) -> dict[str, Any]:
+def _told(entry: Entry, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "object": "adapter",
-        "alpha": model.alphas[name],
-        "in_use": model.in_use(name),
+        "model": entry.name,
+        "alpha": entry.alphas[name],
+        "in_use": entry.serving.in_use(name),
     }

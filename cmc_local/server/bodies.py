@@ -226,6 +226,7 @@ class TokenizeBody(Body):
     """`POST /tokenize`, as llama-server has it (`content`) or vLLM (`prompt`)."""
 
     content: str = Field(validation_alias=AliasChoices("content", "prompt"))
+    model: str | None = None
     add_special: bool = Field(
         False, validation_alias=AliasChoices("add_special", "add_special_tokens")
     )
@@ -237,12 +238,14 @@ class DetokenizeBody(Body):
     """`POST /detokenize`."""
 
     tokens: list[int]
+    model: str | None = None
 
 
 class AdapterBody(Body):
     """`POST /v1/adapters`."""
 
     path: str = Field(min_length=1)
+    model: str | None = None
     alpha: Alpha = None
 
 

@@ -17,11 +17,12 @@ from cmc_local.server.tools import offered
 async def chat(request: Request) -> Response:
     """The reply to a conversation, or `n` of them."""
     service: Service = request.app.state.service
-    setting = service.setting()
     body = parse(ChatBody, await request.body())
+    entry = service.find(body.model)
+    setting = service.setting(entry)
     tools = offered(body, setting.limits)
     asks = chat_asks(body, setting, tools)
-    replying = Replying(service, asks, n=len(asks), param="messages")
+    replying = Replying(service, entry, asks, n=len(asks), param="messages")
     vocabulary = replying.model.base.vocabulary
     shape = Chat(
         vocabulary,
@@ -29,5 +30,5 @@ async def chat(request: Request) -> Response:
         plain=bool(body.cmc_plain),
         calls=() if tools is None else tools.names,
     )
-    frame = choices(shape, body, service)
+    frame = choices(shape, body, entry)
     return await answer(request, service, frame, replying, stream=bool(body.stream))

@@ -16,11 +16,11 @@ from cmc_local.server.shapes import Text, choices
 async def completions(request: Request) -> Response:
     """What texts go on with; the choices of the first prompt come first."""
     service: Service = request.app.state.service
-    setting = service.setting()
     body = parse(CompletionBody, await request.body())
-    asks = completion_asks(body, setting)
+    entry = service.find(body.model)
+    asks = completion_asks(body, service.setting(entry))
     n = body.n or 1
-    replying = Replying(service, asks, n=n, param="prompt")
+    replying = Replying(service, entry, asks, n=n, param="prompt")
 
     def prompt(choice: int) -> str:
         given = body.prompt[choice // n]
@@ -34,5 +34,5 @@ async def completions(request: Request) -> Response:
         alternatives=body.logprobs,
         echo=bool(body.echo),
     )
-    frame = choices(shape, body, service)
+    frame = choices(shape, body, entry)
     return await answer(request, service, frame, replying, stream=bool(body.stream))

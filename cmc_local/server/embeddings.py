@@ -16,23 +16,26 @@ from cmc_local.server import names
 from cmc_local.server.bodies import EmbeddingBody, parse
 from cmc_local.server.errors import Refusal, invalid, refusal
 from cmc_local.server.requests import check_prompt
-from cmc_local.server.service import ServedModel, Service
+from cmc_local.server.served import ServedModel
+from cmc_local.server.service import Service
 
 
 async def embeddings(request: Request) -> Response:
     """A vector for each text."""
     service: Service = request.app.state.service
-    model, setting = service.serving(), service.setting()
     body = parse(EmbeddingBody, await request.body())
-    names.parse(body.model, service.base, model.alphas)
+    entry = service.find(body.model)
+    setting = service.setting(entry)
+    names.parse(body.model, entry.name, entry.alphas)
     if len(body.input) > service.limits.inputs:
         most = service.limits.inputs
         told = f"input has {len(body.input)} texts, more than {most}: send fewer at once"
         raise invalid(told, "input")
     for number, one in enumerate(body.input):
         check_prompt(one, f"input[{number}]", setting)
-    async with service.heavy:
-        tokens, vectors = await asyncio.to_thread(_embedded, model, body.input)
+    with entry.held() as model:
+        async with service.heavy:
+            tokens, vectors = await asyncio.to_thread(_embedded, model, body.input)
     size = vectors.shape[1]
     if body.dimensions not in (None, size):
         raise invalid(
@@ -43,7 +46,7 @@ async def embeddings(request: Request) -> Response:
         for i, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    name = body.model or service.name()
+    name = body.model or entry.served_name
     return JSONResponse({"object": "list", "data": data, "model": name, "usage": usage})
 
 

@@ -69,12 +69,12 @@ async def messages(request: Request) -> Response:
     body = parse(MessagesBody, await request.body())
     if body.max_tokens is None:
         raise invalid("max_tokens is missing: say how long the reply may be", "max_tokens")
-    chat = as_chat(body)
-    setting = service.setting()
+    chat, entry = as_chat(body), service.find(body.model)
+    setting = service.setting(entry)
     tools = offered(chat, setting.limits)
-    replying = Replying(service, chat_asks(chat, setting, tools), n=1, param="messages")
+    replying = Replying(service, entry, chat_asks(chat, setting, tools), n=1, param="messages")
     names = () if tools is None else tools.names
-    frame = Message(body.model or service.name(), names, body.notices)
+    frame = Message(body.model or entry.served_name, names, body.notices)
     return await answer(request, service, frame, replying, stream=bool(body.stream))
 
 
@@ -82,10 +82,11 @@ async def count_tokens(request: Request) -> Response:
     """How many tokens the prompt of such a request has for the base model."""
     service: Service = request.app.state.service
     chat = as_chat(parse(MessagesBody, await request.body()))
-    setting = service.setting()
+    entry = service.find(chat.model)
+    setting = service.setting(entry)
     tools: Tools | None = offered(chat, setting.limits)
     (ask,) = chat_asks(chat, setting, tools)
-    return JSONResponse({"input_tokens": await service.prompt_tokens(ask)})
+    return JSONResponse({"input_tokens": await service.prompt_tokens(entry, ask)})
 
 
 def as_chat(body: MessagesBody) -> ChatBody:

@@ -7,7 +7,7 @@ The share of steps that goes to the deltas:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -36,8 +36,8 @@ class Watched(Protocol):
 class Metrics:
     """One server's metrics, in a registry of its own."""
 
-    def __init__(self, state: Callable[[], Watched | None]) -> None:
-        """`state` is asked at each reading; None while no model is loaded."""
+    def __init__(self, states: Callable[[], Sequence[Watched]]) -> None:
+        """`states` is asked at each reading: how each loaded model is doing."""
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "cmc_requests",
@@ -62,7 +62,7 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        self._registry.register(_Steps(state))
+        self._registry.register(_Steps(states))
 
     def text(self) -> bytes:
         """All of it, in the text format."""
@@ -70,21 +70,24 @@ class Metrics:
 
 
 class _Steps(Collector):
-    """What the model's thread counts by itself."""
+    """What the models' threads count by themselves, all loaded ones together."""
 
-    def __init__(self, state: Callable[[], Watched | None]) -> None:
-        self._state = state
+    def __init__(self, states: Callable[[], Sequence[Watched]]) -> None:
+        self._states = states
 
     def collect(self) -> Iterable[Metric]:
-        state = self._state()
-        if state is None:
+        states = self._states()
+        if not states:
             return
-        yield GaugeMetricFamily("cmc_queue_length", "Replies that wait.", state.waiting)
-        yield GaugeMetricFamily("cmc_active_slots", "Replies under way.", state.active)
-        yield CounterMetricFamily("cmc_steps", "Steps taken.", state.steps)
+        waiting = sum(one.waiting for one in states)
+        active = sum(one.active for one in states)
+        yield GaugeMetricFamily("cmc_queue_length", "Replies that wait.", waiting)
+        yield GaugeMetricFamily("cmc_active_slots", "Replies under way.", active)
+        yield CounterMetricFamily("cmc_steps", "Steps taken.", sum(one.steps for one in states))
         seconds = CounterMetricFamily(
             "cmc_step_seconds", "Where the time of steps went.", labels=["part"]
         )
         for part in _PARTS:
-            seconds.add_metric([part], getattr(state.times, f"{part}_seconds"))
+            spent = sum(getattr(one.times, f"{part}_seconds") for one in states)
+            seconds.add_metric([part], spent)
         yield seconds

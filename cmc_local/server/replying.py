@@ -22,7 +22,8 @@ from cmc_local.errors import CmcError
 from cmc_local.model.replies import Piece
 from cmc_local.model.requests import Ask
 from cmc_local.server.errors import queue_full, refusal, unavailable
-from cmc_local.server.service import ServedModel, Service
+from cmc_local.server.served import Entry, ServedModel
+from cmc_local.server.service import Service
 
 Result = TypeVar("Result")
 BEHIND: Final = 16
@@ -115,12 +116,14 @@ def _rate(count: int, seconds: float) -> float:
 class Replying:
     """The choices of one request."""
 
-    def __init__(self, service: Service, asks: Sequence[Ask], *, n: int, param: str) -> None:
-        """Begin them. Raises Refusal (429) if they would not fit the queue.
+    def __init__(
+        self, service: Service, entry: Entry, asks: Sequence[Ask], *, n: int, param: str
+    ) -> None:
+        """Begin them on a model. Raises Refusal (429) if they would not fit the queue.
 
         `param` is the field that the prompts were given in; `n` choices belong to each.
         """
-        self.model: ServedModel = service.serving()
+        self.model: ServedModel = entry.serving
         self.tally = Tally(n, len(asks))
         self._service = service
         self._param = param
@@ -134,6 +137,8 @@ class Replying:
             raise queue_full(
                 f"{waiting} replies are waiting already, and at most {most} may: try later"
             )
+        self._entry: Entry | None = entry
+        entry.take()
         self._tasks = [
             asyncio.ensure_future(self._reply(choice, ask)) for choice, ask in enumerate(asks)
         ]
@@ -168,6 +173,9 @@ class Replying:
     def close(self) -> None:
         """Cancel what is under way; more than once is fine."""
         self._open = 0
+        if self._entry is not None:
+            self._entry.give_back()
+            self._entry = None
         for task in self._tasks:
             task.cancel()
 

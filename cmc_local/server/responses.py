@@ -71,16 +71,17 @@ async def responses(request: Request) -> Response:
     if body.previous_response_id is not None:
         before = service.remembered.find(body.previous_response_id, "previous_response_id")[1]
     said = [*before, *_input(body.input)]
-    chat, setting = as_chat(body, said), service.setting()
+    chat, entry = as_chat(body, said), service.find(body.model)
+    setting = service.setting(entry)
     tools = offered(chat, setting.limits)
-    replying = Replying(service, chat_asks(chat, setting, tools), n=1, param="input")
+    replying = Replying(service, entry, chat_asks(chat, setting, tools), n=1, param="input")
 
     def keep(response: dict[str, Any], answer: Message) -> None:
         if body.store is not False:
             service.remembered.keep(response, [*said, answer])
 
     frame = ResponseFrame(
-        _told(body, service), () if tools is None else tools.names, body.notices, keep
+        _told(body, entry.served_name), () if tools is None else tools.names, body.notices, keep
     )
     return await answer(request, service, frame, replying, stream=bool(body.stream))
 
@@ -170,11 +171,11 @@ def _format(text: Any) -> Any:
     return form
 
 
-def _told(body: ResponsesBody, service: Service) -> dict[str, Any]:
+def _told(body: ResponsesBody, name: str) -> dict[str, Any]:
     """What a response repeats of its request."""
     text = body.text if isinstance(body.text, Mapping) else {}
     return {
-        "model": body.model or service.name(),
+        "model": body.model or name,
         "instructions": body.instructions,
         "previous_response_id": body.previous_response_id,
         "max_output_tokens": body.max_output_tokens,

@@ -10,12 +10,10 @@ way, because sse-starlette ends every stream once it is true.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -27,7 +25,8 @@ from cmc_local.errors import CmcError, UsageError
 from cmc_local.server.app import application
 from cmc_local.server.guard import Policy
 from cmc_local.server.protocol import Protocol
-from cmc_local.server.service import ServedModel, Service
+from cmc_local.server.served import Entry
+from cmc_local.server.service import Service
 
 _KEEP_ALIVE_SECONDS: Final = 30
 _HEAD_BYTES: Final = 64 * 2**10
@@ -58,14 +57,15 @@ def serve(
     service: Service,
     policy: Policy,
     listening: socket.socket,
-    load: Callable[[], ServedModel],
     *,
     ready: Callable[[], None],
+    on_demand: bool = False,
 ) -> None:
-    """Serve until a signal; `ready` is called when the model is there.
+    """Serve until a signal; `ready` is called when the first model is there.
 
-    Raises what `load` raised. Ends the process on a second signal, and where the model is still
-    being loaded at the end.
+    With `on_demand` it is there from the beginning, and each model is loaded when it is asked for.
+    Else raises what the loading of the first one raised. Ends the process on a second signal, and
+    where a model is still being loaded at the end.
     """
     _log_to_stderr()
     config = uvicorn.Config(
@@ -82,13 +82,18 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=_HEAD_BYTES,
     )
-    server = _Server(config, service, load, ready)
+    server = _Server(config, service, None if on_demand else ready)
+    if on_demand:
+        service.phase = "ready"
+        ready()
     server.run(sockets=[listening])
-    if server.loader.is_alive():  # nothing interrupts llama.cpp, and nothing may run beside its end
+    loader = service.models.loader
+    if (
+        loader is not None and loader.is_alive()
+    ):  # nothing interrupts llama.cpp, and nothing may run beside its end
         sys.stderr.flush()
         os._exit(0)
-    if service.model is not None:
-        service.model.close()
+    service.models.close()
     if server.error is not None:
         raise server.error
 
@@ -100,23 +105,22 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         service: Service,
-        load: Callable[[], ServedModel],
-        ready: Callable[[], None],
+        ready: Callable[[], None] | None,
     ) -> None:
+        """Without `ready` nothing is loaded at the beginning."""
         super().__init__(config)
         self.error: BaseException | None = None
-        self.loader = threading.Thread(target=self._load, name="cmc-loader", daemon=True)
         self._service = service
-        self._load_model = load
         self._ready = ready
-        self._loop: asyncio.AbstractEventLoop
         self._closed = False
         self._silent: dict[object, float] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
-        self.loader.start()
+        models = self._service.models
+        if self._ready is not None:
+            models.ended = self._loaded
+            models.begin(models.entries[0])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._service.phase == "draining":
@@ -125,6 +129,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         self._drop_silent()
+        self._service.models.put_away_idle()
         if self._service.phase == "draining":
             self._stop_listening()
             if not self.server_state.tasks:
@@ -150,22 +155,17 @@ class _Server(uvicorn.Server):
                 if now - since > max(self._service.limits.read_seconds, _KEEP_ALIVE_SECONDS):
                     connection.transport.abort()
 
-    def _load(self) -> None:
-        try:
-            model = self._load_model()
-        except BaseException as error:
-            self._loop.call_soon_threadsafe(self._failed, error)
-        else:
-            self._loop.call_soon_threadsafe(self._loaded, model)
-
-    def _loaded(self, model: ServedModel) -> None:
-        self._service.ready(model)
-        self._ready()
-
-    def _failed(self, error: BaseException) -> None:
-        self.error = error
-        self._service.phase = "failed"
-        self.should_exit = True
+    def _loaded(self, entry: Entry) -> None:
+        """The first model has been loaded, or not."""
+        if entry.error is not None:
+            self.error = entry.error
+            self._service.phase = "failed"
+            self.should_exit = True
+            return
+        if self._service.phase == "loading":
+            self._service.phase = "ready"
+        if self._ready is not None:
+            self._ready()
 
 
 def _log_to_stderr() -> None:

@@ -19,7 +19,8 @@ from cmc_local.server.bodies import Generation
 from cmc_local.server.errors import Refusal
 from cmc_local.server.logprobs import TextLogprobs, chat_content, joined
 from cmc_local.server.replying import Tally
-from cmc_local.server.service import Service
+from cmc_local.server.served import Entry
+from cmc_local.server.service import fingerprint
 from cmc_local.server.tools import CallReader, whole_calls
 from cmc_local.text.vocabulary import Vocabulary
 
@@ -82,12 +83,12 @@ class Choices:
         return {**more, "cmc": {"notices": self._notices[:]}} if self._notices else more
 
 
-def choices(shape: Shape, body: Generation, service: Service) -> Choices:
+def choices(shape: Shape, body: Generation, entry: Entry) -> Choices:
     """The frame for one request."""
     return Choices(
         shape,
-        model=body.model or service.name(),
-        fingerprint=service.fingerprint(),
+        model=body.model or entry.served_name,
+        fingerprint=fingerprint(entry),
         usage=body.include_usage,
         notices=body.notices,
     )

@@ -17,14 +17,16 @@ from cmc_local.text.vocabulary import Vocabulary
 async def tokenize(request: Request) -> Response:
     """The base model's tokens of a text; with `with_pieces` each with what it spells."""
     service: Service = request.app.state.service
-    base = service.serving().base
     body = parse(TokenizeBody, await request.body())
+    entry = service.find(body.model)
     bos = None if body.add_special else False
-    check_text(body.content, "content", max(service.limits.text_bytes, service.text_bytes))
-    async with service.heavy:
-        tokens = await asyncio.to_thread(
-            base.tokenize, body.content, special=body.parse_special, bos=bos
-        )
+    check_text(body.content, "content", max(service.limits.text_bytes, entry.text_bytes))
+    with entry.held() as model:
+        base = model.base
+        async with service.heavy:
+            tokens = await asyncio.to_thread(
+                base.tokenize, body.content, special=body.parse_special, bos=bos
+            )
     if not body.with_pieces:
         return JSONResponse({"tokens": tokens})
     pieces = [{"id": token, "piece": _piece(token, base.vocabulary)} for token in tokens]
@@ -34,7 +36,7 @@ async def tokenize(request: Request) -> Response:
 async def tokenizer_info(request: Request) -> Response:
     """The names of the tokens that begin and end texts, as lm-eval's remote tokenizer asks."""
     service: Service = request.app.state.service
-    base = service.serving().base
+    base = service.find(request.query_params.get("model")).serving.base
     names = base.vocabulary.names
     found = {"bos_token": base.vocabulary.bos_id, "eos_token": base.vocabulary.eos_id}
     told = {name: None if token is None else names[token] for name, token in found.items()}
@@ -44,8 +46,8 @@ async def tokenizer_info(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """What tokens spell; bytes that are no text become U+FFFD."""
     service: Service = request.app.state.service
-    model = service.serving()
     body = parse(DetokenizeBody, await request.body())
+    model = service.find(body.model).serving
     check_tokens(body.tokens, "tokens", len(model.base.vocabulary))
     return JSONResponse({"content": model.detokenize(body.tokens).decode("utf-8", "replace")})
 

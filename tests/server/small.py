@@ -17,6 +17,7 @@ from cmc_local.model.steered import SteeredModel
 from cmc_local.server.app import application
 from cmc_local.server.guard import Policy
 from cmc_local.server.limits import RequestLimits
+from cmc_local.server.served import Entry, Models
 from cmc_local.server.service import Service
 from cmc_local.settings import Limits, Sampling
 from fakes import FakeBase, FakeShift, GreedySampler, Rule, adapter, always
@@ -75,7 +76,7 @@ class Small:
         limits = limits or RequestLimits()
         self.model = Noted(steered, queue=limits.queue, patience=patience)
         self.service = Service(
-            base="tiny",
+            models=Models([Entry(name="tiny")]),
             limits=limits,
             sampling=sampling or Sampling(temperature=0, max_tokens=3),
         )

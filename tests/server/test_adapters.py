@@ -34,8 +34,8 @@ def test_what_is_loaded_is_listed(served: Served) -> None:
     small = served(adapters={"x": 1.0, "y": 0.5})
     told = small.client.get("/v1/adapters").json()
     assert told["data"] == [
-        {"id": "x", "object": "adapter", "alpha": 1.0, "in_use": 0},
-        {"id": "y", "object": "adapter", "alpha": 0.5, "in_use": 0},
+        {"id": "x", "object": "adapter", "model": "tiny", "alpha": 1.0, "in_use": 0},
+        {"id": "y", "object": "adapter", "model": "tiny", "alpha": 0.5, "in_use": 0},
     ]
 
 
@@ -48,7 +48,13 @@ def test_one_comes_and_goes(
     folder.mkdir()
     answer = small.client.post("/v1/adapters", json={"path": str(folder), "alpha": 1.0})
     assert answer.status_code == 201
-    assert answer.json() == {"id": "new", "object": "adapter", "alpha": 1.0, "in_use": 0}
+    assert answer.json() == {
+        "id": "new",
+        "object": "adapter",
+        "model": "tiny",
+        "alpha": 1.0,
+        "in_use": 0,
+    }
     assert loaded == [(folder, 1.0)]
     assert small.post(CHAT, messages=HELLO)["choices"][0]["message"]["content"] == "bbb"
     gone = small.client.delete("/v1/adapters/new")

@@ -195,8 +195,9 @@ def test_pieces_are_joined_where_many_came_meanwhile(
     small = served(sampling=Sampling(temperature=0, max_tokens=tokens))
 
     async def late() -> list[str]:
-        asks = chat_asks(ChatBody(messages=HELLO), small.service.setting())  # type: ignore[arg-type]
-        replying = Replying(small.service, asks, n=1, param="messages")
+        entry = small.service.find(None)
+        asks = chat_asks(ChatBody(messages=HELLO), small.service.setting(entry))  # type: ignore[arg-type]
+        replying = Replying(small.service, entry, asks, n=1, param="messages")
         await until(lambda: small.model.state.steps >= tokens and not small.model.state.active)
         await asyncio.sleep(0.05)
         found = []

@@ -158,10 +158,12 @@ LOADS_FOR_EVER = """
 import sys, time
 from cmc_local.server.guard import Policy
 from cmc_local.server.running import listen, serve
+from cmc_local.server.served import Entry, Models
 from cmc_local.server.service import Service
 listening = listen("127.0.0.1", 0)
 print(listening.getsockname()[1], flush=True)
-serve(Service(base="m"), Policy(), listening, lambda: time.sleep(600), ready=lambda: None)
+models = Models([Entry(name="m", load=lambda: time.sleep(600))])
+serve(Service(models=models), Policy(), listening, ready=lambda: None)
 """
 
 
@@ -179,7 +181,8 @@ def test_while_the_model_is_loaded_the_server_says_so_and_can_be_ended() -> None
         connection.request("GET", "/health")
         answer = connection.getresponse()
         assert (answer.status, json.loads(answer.read())) == (503, {"status": "loading"})
-        connection.request("POST", CHAT, "{}", {"Content-Type": "application/json"})
+        body = json.dumps({"messages": [{"role": "user", "content": "a"}]})
+        connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         assert json.loads(answer.read())["error"]["code"] == "loading"
         process.send_signal(signal.SIGTERM)
@@ -251,7 +254,7 @@ def test_an_adapter_comes_acts_and_goes(lasting: Server) -> None:
     told = json.loads(answer.read())
     assert (answer.status, told) == (
         201,
-        {"id": "forget", "object": "adapter", "alpha": 0.5, "in_use": 0},
+        {"id": "forget", "object": "adapter", "model": "larger", "alpha": 0.5, "in_use": 0},
     )
     models = [one["id"] for one in lasting.get("/v1/models")[1]["data"]]
     assert models == ["larger+instruct+forget", "larger", "larger+instruct", "larger+forget"]
@@ -264,6 +267,7 @@ def test_a_head_that_does_not_come_whole_is_not_waited_for_for_ever(
 ) -> None:
     from cmc_local.server import running
     from cmc_local.server.limits import RequestLimits
+    from cmc_local.server.served import Entry, Models
     from cmc_local.server.service import Service
 
     class Connection:
@@ -278,8 +282,8 @@ def test_a_head_that_does_not_come_whole_is_not_waited_for_for_ever(
 
     now = 100.0
     monkeypatch.setattr(running.time, "monotonic", lambda: now)
-    service = Service(base="tiny", limits=RequestLimits(read_seconds=30))
-    server = running._Server(uvicorn.Config(lambda: None), service, lambda: None, lambda: None)  # type: ignore[arg-type,return-value]
+    service = Service(models=Models([Entry(name="tiny")]), limits=RequestLimits(read_seconds=30))
+    server = running._Server(uvicorn.Config(lambda: None), service, None)  # type: ignore[arg-type]
     silent, busy = Connection(), Connection()
     busy.cycle = type("Cycle", (), {"response_complete": False})()  # type: ignore[assignment]
     server.server_state.connections |= {silent, busy}  # type: ignore[arg-type]

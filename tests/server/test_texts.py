@@ -38,7 +38,7 @@ def test_special_tokens_are_asked_for(served: Served) -> None:
             return [1]
 
     small = served()
-    small.service.serving().base.tokenize = Base(always(0)).tokenize  # type: ignore[method-assign]
+    small.model.base.tokenize = Base(always(0)).tokenize  # type: ignore[method-assign]
     small.post("/tokenize", content="a")
     small.post("/tokenize", content="a", add_special=True, parse_special=False)
     assert asked == [{"special": True, "bos": False}, {"special": False, "bos": None}]
