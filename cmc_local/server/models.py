@@ -43,4 +43,6 @@ def _told(name: str, entry: Entry, service: Service) -> dict[str, Any]:
         "created": service.started,
         "owned_by": "cmc-local",
         "state": entry.state,
+        "base": entry.name,
+        "alphas": entry.alphas,
     }

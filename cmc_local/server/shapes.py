@@ -169,7 +169,8 @@ class Chat:
     def _content(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        details = [one for piece in pieces for one in piece.details]
+        said = [piece for piece in pieces if piece.text or not piece.thinking]
+        details = [one for piece in said for one in piece.details]
         content = chat_content(details, self._vocabulary, plain=self._plain)
         return {"content": content, "refusal": None}
 

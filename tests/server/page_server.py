@@ -44,6 +44,7 @@ class Script:
     steered: str = "I am steered."
     pause: float = 0.0
     """Seconds before each token."""
+    thinking: str = ""
     split: bool = False
     """Tokens are single bytes: they end inside of characters."""
     status: int = 200
@@ -68,6 +69,9 @@ class PageServer:
         """Answers whose reader went away."""
         self.health = "ok"
         self.adapters = list(ADAPTERS)
+        self.models: list[dict[str, Any]] = [{"id": "tiny+instruct"}, {"id": "tiny"}]
+        self.loads = 0
+        """Requests that are told to wait for their model."""
 
     def start(self) -> None:
         config = uvicorn.Config(self._app(), port=self.port, log_level="error", lifespan="off")
@@ -106,13 +110,17 @@ class PageServer:
         return JSONResponse({"status": self.health, "active": 0, "waiting": 0}, status)
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "tiny+instruct"}, {"id": "tiny"}]})
+        return JSONResponse({"object": "list", "data": self.models})
 
     async def _adapters(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": self.adapters})
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
+        if self.loads:
+            self.loads -= 1
+            error = {"message": "it is being loaded", "code": "loading"}
+            return JSONResponse({"error": error}, 503, {"Retry-After": "0.2"})
         self.asked.append(body)
         script = self.scripts.get(body["messages"][-1]["content"], Script())
         if script.status != 200:
@@ -124,6 +132,9 @@ class PageServer:
         text = script.steered if body["cmc"] else script.plain
         try:
             yield event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+            if script.thinking:
+                delta = {"reasoning_content": script.thinking}
+                yield event({"choices": [{"index": 0, "delta": delta}]})
             for chunk in chunks(text, script, plain_too=bool(body.get("cmc_plain"))):
                 await asyncio.sleep(script.pause)
                 yield chunk

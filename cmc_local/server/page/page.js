@@ -3,7 +3,8 @@
 // What belongs to this tab is in sessionStorage, so that two tabs hold two conversations; settings
 // are in localStorage. Nothing leaves the page but calls to the server that it came from.
 
-import { call, complete, watch } from "./server.js";
+import { complete, served, watch } from "./server.js";
+import { read, write } from "./storage.js";
 import { Inspector, Spans, appendSpans, legend } from "./tokens.js";
 
 const COLUMNS = { plain: "Plain", steered: "Steered" };
@@ -17,25 +18,9 @@ const running = new Map(); // answer -> the AbortController of its stream
 const inspector = new Inspector($("turns"), $("popover"));
 const settings = { alphas: {}, sampling: {}, system: "", ...read("localStorage", SETTINGS) };
 let turns = []; // {question, plain: answer, steered: answer}
-let adapters = []; // as /v1/adapters lists them
+let models = []; // {id, base, adapters} each; one of them is asked
+let adapters = []; // of that one: {id, alpha}
 let model = "";
-
-function read(storage, key) {
-  try {
-    return JSON.parse(window[storage].getItem(key));
-  } catch {
-    return null; // forbidden, or not what this page wrote
-  }
-}
-
-function write(storage, key, value) {
-  try {
-    window[storage].setItem(key, JSON.stringify(value));
-    return true;
-  } catch {
-    return false; // full or forbidden: the page works on without
-  }
-}
 
 const saveSettings = () => write("localStorage", SETTINGS, settings);
 
@@ -81,7 +66,7 @@ async function answerIn(turn, column) {
   const spans = new Spans();
   const began = performance.now();
   const body = {
-    model: "default",
+    model: models.length > 1 ? settings.model : "default",
     messages: messages(turn, column),
     ...answer.sampling,
     stream: true,
@@ -98,8 +83,11 @@ async function answerIn(turn, column) {
   running.set(answer, stopper);
   showAnswer(turn, column);
   try {
-    for await (const { text, tokens, finish } of complete(body, stopper.signal)) {
+    let waits = false;
+    const waiting = (what) => showAnswer(turn, column, ((waits = true), what));
+    for await (const { text, tokens, finish } of complete(body, stopper.signal, waiting)) {
       answer.tokens += tokens.length;
+      if (waits && text) showAnswer(turn, column, ((waits = false), ""));
       answer.finish = finish ?? answer.finish;
       take(spans.add(text, tokens));
     }
@@ -175,7 +163,7 @@ function showTurn(turn) {
   follow(true);
 }
 
-function showAnswer(turn, column) {
+function showAnswer(turn, column, waiting = "") {
   const view = turn.views[column];
   const { alphas, spans, tokens, seconds, state, finish, problem } = turn[column];
   const facts = column === "steered" ? [recipe(alphas)] : [];
@@ -183,6 +171,7 @@ function showAnswer(turn, column) {
   const speed = tokens / seconds;
   if (state === "done" && tokens) facts.push(`${speed.toFixed(speed < 100 ? 1 : 0)}/s`);
   if (state === "stopped") facts.push("stopped");
+  if (waiting) facts.push(waiting);
   if (finish === "length") facts.push("cut: no more tokens allowed");
   view.querySelector(".facts").textContent = facts.join(" · ");
   Object.assign(view.querySelector(".problem"), { textContent: problem, hidden: !problem });
@@ -281,8 +270,17 @@ async function showHealth({ problem, waiting }) {
 }
 
 async function discover() {
-  const list = async (path) => (await (await call(path)).json()).data;
-  [[{ id: model }], adapters] = await Promise.all([list("v1/models"), list("v1/adapters")]);
+  models = await served();
+  $("models").replaceChildren(...models.map(({ base }) => new Option(base)));
+  $("models").hidden = models.length < 2;
+  chooseModel(settings.model);
+}
+
+/** The base model that is asked from now on, with its adapters; the first one for a name unknown. */
+function chooseModel(name) {
+  const chosen = models.find(({ base }) => base === name) ?? models[0];
+  [settings.model, model, adapters] = [chosen.base, chosen.id, chosen.adapters];
+  $("models").value = chosen.base;
   $("model").textContent = model;
   showState();
   showAdapters();
@@ -347,6 +345,7 @@ function listen() {
   on("stop", "click", stop);
   on("new", "click", startAnew);
   on("export", "click", exportConversation);
+  on("models", "change", ({ target }) => (chooseModel(target.value), saveSettings()));
   on("panel-button", "click", () => showPanel(document.body.dataset.panel !== "open"));
   on("theme", "click", () => {
     settings.theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";

@@ -4,9 +4,9 @@
 
 /** What went wrong, in one line for the reader; `lost` when the server may be gone. */
 export class Failure extends Error {
-  constructor(message, { lost = false, status = 0 } = {}) {
+  constructor(message, { lost = false, status = 0, code = null, after = 1 } = {}) {
     super(message);
-    Object.assign(this, { lost, status });
+    Object.assign(this, { lost, status, code, after });
   }
 }
 
@@ -31,10 +31,12 @@ export async function call(path, options = {}) {
   }
   if (response.ok) return response;
   const { status } = response;
-  const said = await response.json().then((body) => body.error?.message ?? body.error, () => null);
+  const { error = null } = await response.json().catch(() => ({}));
+  const said = error?.message ?? error;
+  const after = Number(response.headers.get("Retry-After")) || 1;
   const why = { 429: "The server has too much to do", 503: "The server cannot answer now" }[status];
   const message = typeof said === "string" ? said : response.statusText;
-  throw new Failure(`${why ?? `The server refused (${status})`}: ${message}`, { status });
+  throw new Failure(`${why ?? `The server refused (${status})`}: ${message}`, { status, code: error?.code, after });
 }
 
 async function* lines(stream) {
@@ -63,20 +65,47 @@ async function* events(stream) {
   }
 }
 
-/** Asks for one answer: `{text, tokens, finish}` as they come. */
-export async function* complete(body, signal) {
-  const response = await call("v1/chat/completions", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-    signal,
-  });
+/** The base models: `{id, base, adapters}`, the whole name, the model's own, what steers it. */
+export async function served() {
+  const list = async (path) => (await (await call(path)).json()).data;
+  const [names, loaded] = await Promise.all([list("v1/models"), list("v1/adapters")]);
+  const first = names.filter(({ base }, i) => names.findIndex((one) => one.base === base) === i);
+  return first.map(({ id, base, alphas }) => ({
+    id,
+    base: base ?? id,
+    // Those of a model that is not loaded are named with it alone.
+    adapters: alphas ? Object.entries(alphas).map(([id, alpha]) => ({ id, alpha })) : loaded,
+  }));
+}
+
+/** An answer's beginning; while its model is being loaded it is asked for again and again. */
+async function begun(body, signal, waiting) {
+  for (;;) {
+    try {
+      return await call("v1/chat/completions", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify(body),
+        signal,
+      });
+    } catch (error) {
+      if (error.code !== "loading") throw error;
+      waiting("the model is being loaded");
+      await new Promise((done) => setTimeout(done, 1000 * error.after));
+    }
+  }
+}
+
+/** Asks for one answer: `{text, tokens, finish}` as they come. `waiting` is told what is waited for. */
+export async function* complete(body, signal, waiting) {
+  const response = await begun(body, signal, waiting);
   try {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
       const { error, choices = [] } = JSON.parse(data);
       if (error) throw new Failure(`The server gave up: ${error.message}`);
       for (const { delta, logprobs, finish_reason: finish } of choices) {
+        if (delta?.reasoning_content) waiting("thinking");
         yield { text: delta?.content ?? "", tokens: logprobs?.content ?? [], finish };
       }
     }

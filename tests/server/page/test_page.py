@@ -56,6 +56,41 @@ def test_stop_keeps_what_was_written_and_frees_the_server(page: Page, server: Pa
     assert server.of("steered")[-1]["messages"][1]["content"].strip() == written.strip()
 
 
+def test_one_of_several_models_is_chosen_and_steered_by_its_own_adapters(
+    page: Page, reader: Reader, server: PageServer
+) -> None:
+    reader.pardoned = "503"  # while the model is loaded
+    expect(page.locator("#models")).to_be_hidden()
+    ask(page, "One")
+    assert server.asked[-1]["model"] == "default"
+    server.models = [
+        {"id": "small+instruct", "base": "small", "alphas": {"instruct": 1.0}},
+        {"id": "small", "base": "small", "alphas": {"instruct": 1.0}},
+        {"id": "large+polite", "base": "large", "alphas": {"polite": 0.5}},
+    ]
+    reload(page)
+    expect(page.locator("#models option")).to_have_text(["small", "large"])
+    page.select_option("#models", "large")
+    expect(page.locator("#model")).to_have_text("large+polite")
+    expect(page.locator("#adapters label")).to_have_text(["polite"])
+    server.loads = 3  # both columns are told to wait, one of them twice
+    send(page, "Two")
+    expect(page.locator(".answer.steered .facts").last).to_contain_text("being loaded")
+    settled(page)
+    assert server.of("steered")[-1]["cmc"] == [{"adapter": "polite", "alpha": 0.5}]
+    assert {one["model"] for one in server.asked[-2:]} == {"large"}
+    reload(page)
+    expect(page.locator("#models")).to_have_value("large")
+
+
+def test_thoughts_are_told_and_not_shown_as_the_answer(page: Page, server: PageServer) -> None:
+    server.scripts["Why?"] = Script(steered="So. " * 40, thinking="Hm.", pause=0.05)
+    send(page, "Why?")
+    settled(page)
+    expect(text(page, "steered")).to_have_text("So. " * 40)
+    expect(page.locator(".answer.steered .facts")).not_to_contain_text("thinking")
+
+
 def test_each_column_goes_on_with_its_own_answers(page: Page, server: PageServer) -> None:
     ask(page, "One")
     page.fill("#system", "Be brief.")
