@@ -23,6 +23,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--tokenizer", type=_PATH, help="tokenizer.json, where the checkpoint has none.")
 @click.option("--normalization", help="add, normalization or basenormalization.")
 @click.option("--alpha", type=float, help="The strength that the adapter proposes (1).")
+@click.option("--thinking", nargs=2, metavar="BEGIN END", help="What stands around thoughts.")
 @click.option("--turns", type=click.Choice(["all", "last"]), help="What the delta is shown.")
 @click.option("--name", help="The adapter's name (default: the checkpoint's).")
 @click.option("--license", "license_name", default="", help="For the card, as in apache-2.0.")
@@ -44,6 +45,7 @@ def command(
     normalization: str | None,
     license_name: str,
     precision: tuple[str, ...],
+    thinking: tuple[str, str] | None,
     data: Path | None,
     as_json: bool,
     **given: Any,
@@ -56,6 +58,7 @@ def command(
         if normalization is None
         else workshop.parse_normalization(normalization),
         license=license_name,
+        thinking=thinking or (),
         precisions=tuple(name.strip() for name in ",".join(precision).split(",") if name.strip()),
         **given,
     )

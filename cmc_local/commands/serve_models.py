@@ -144,7 +144,7 @@ def _adapter(text: Any, folder: Path) -> AdapterChoice:
     if not isinstance(text, str):
         raise UsageError(f'adapters must be texts, as in "my-adapter:0.8", not {text!r}')
     place = text.rpartition(":")[0] or text
-    is_here = (folder / text).exists() or (folder / place).exists()
+    is_here = any((folder / one / adapter.SETTINGS_FILE).is_file() for one in (text, place))
     return parse_adapter(str(folder / text) if is_here else text)
 
 

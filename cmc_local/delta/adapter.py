@@ -86,6 +86,8 @@ class AdapterSettings:
     prompt: PromptForm
     turns: Turns = "all"
     alpha: float = 1.0
+    thinking: tuple[str, ...] = ()
+    """What begins and what ends thoughts in the answers that it learned; empty: there are none."""
     normalization: Normalization = "basenormalization"
     template: TemplateName = field(default_factory=TemplateName)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -234,6 +236,7 @@ def _settings_from(document: dict[str, Any]) -> AdapterSettings:
         prompt=PromptForm(**_typed(document, "prompt", dict)),
         turns=_typed(document, "turns", str),
         alpha=float(_typed(document, "alpha", (int, float))),
+        thinking=_marks(document.get("thinking", [])),
         normalization=_typed(document, "normalization", str),
         template=TemplateName(**_typed(document, "template", dict)),
         training=_typed(document, "training", dict),
@@ -250,6 +253,13 @@ def _settings_from(document: dict[str, Any]) -> AdapterSettings:
     if settings.normalization not in get_args(Normalization):
         raise ValueError(f"normalization {settings.normalization!r} is unknown")
     return settings
+
+
+def _marks(value: Any) -> tuple[str, ...]:
+    is_pair = isinstance(value, list) and len(value) in (0, 2)
+    if not is_pair or not all(isinstance(one, str) and one.strip() for one in value):
+        raise ValueError("thinking is not two texts, what begins thoughts and what ends them")
+    return tuple(value)
 
 
 def _typed(document: dict[str, Any], key: str, kind: Any) -> Any:

@@ -28,7 +28,7 @@ from cmc_local.text.base_prompt import (
 )
 from cmc_local.text.history import read_history
 from cmc_local.text.prompts import Message
-from cmc_local.text.thinking import Thinking, marks_of
+from cmc_local.text.thinking import Marks, Thinking, marks_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,16 @@ class RequestMaker:
             return choose_form(self.base, kind, None)
         return choose_form(self.base, kind, first.form, first.turns)
 
+    def _marks(
+        self, form: BasePromptForm, active: Sequence[tuple[LoadedAdapter, float]]
+    ) -> Marks | None:
+        """How thoughts are marked: by the GGUF's template, else by the first adapter that says it.
+
+        An adapter's marks are those of answers that its delta says, in whatever form is asked.
+        """
+        told = marks_of(self.base.chat_template) if form.kind == "gguf" else None
+        return told or next((one.thinking for one, _ in active if one.thinking), None)
+
     def make(self, ask: Ask) -> Request:
         """The request; UsageError and PromptTooLong where it cannot be one."""
         if not ask.sampling.max_tokens and not ask.echo:
@@ -145,7 +155,7 @@ class RequestMaker:
         deltas = [one.active(alpha, one.prompt(history.folded), begun) for one, alpha in active]
         form = replace(self.form(ask.base_prompt, active), values=ask.template_values)
         fitted = fit(self.base, form, history, context=self.n_ctx, reserve=reserve)
-        marks = marks_of(self.base.chat_template) if form.kind == "gguf" else None
+        marks = self._marks(form, active)
         return replace(
             made,
             tokens=fitted.tokens,

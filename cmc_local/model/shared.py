@@ -57,6 +57,8 @@ class State:
     """Replies under way."""
     waiting: int
     """Asks that have no slot yet."""
+    slots: int
+    """Replies that are written at once."""
     steps: int
     """Steps taken and orders carried out so far; a busy worker that is well goes on counting."""
     times: StepTimes
@@ -155,8 +157,6 @@ class SharedModel(Closing):
         pieces = [piece async for piece in self.astream(ask, group=group)]
         return completion(piece for piece in pieces if not piece.echo)
 
-    # --- adapters and tokens -----------------------------------------------------------------
-
     @property
     def base(self) -> BaseWithText:
         """The base model; its vocabulary and tokenizer may be used, its caches not."""
@@ -223,6 +223,7 @@ class SharedModel(Closing):
                 busy=self._stepping or bool(waiting or self._active),
                 active=len(self._active),
                 waiting=waiting,
+                slots=self._slots,
                 steps=self._steps,
                 times=self._model.times,
             )

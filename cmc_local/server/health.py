@@ -35,6 +35,7 @@ async def props(request: Request) -> Response:
     return JSONResponse(
         {
             "default_generation_settings": {"n_ctx": base.n_ctx},
+            "total_slots": entry.serving.state.slots,
             "model_alias": entry.served_name,
             "chat_template": base.chat_template or "",
             "build_info": f"cmc-local {__version__}",

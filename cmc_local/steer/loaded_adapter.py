@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmc_local.delta import adapter as adapter_folder
@@ -15,6 +15,7 @@ from cmc_local.steer.steering import ActiveAdapter, Steering
 from cmc_local.text import token_map
 from cmc_local.text.alignment import DeltaPrompt, DeltaTokenizer
 from cmc_local.text.prompts import Message, PromptForm, Turns
+from cmc_local.text.thinking import Marks
 from cmc_local.text.vocabulary import Vocabulary
 
 
@@ -32,6 +33,8 @@ class LoadedAdapter:
     steerings: tuple[Steering, ...]
     """One for each of the base model's sequences."""
     mapped: MappedShift
+    thinking: Marks | None = None
+    """How thoughts are marked in the answers that it learned."""
 
     def prompt(self, messages: Sequence[Message]) -> DeltaPrompt:
         """The delta's prompt: at most half of its context."""
@@ -66,7 +69,7 @@ class AdapterLoader:
         source = OnnxDelta(adapter, device=self.device, threads=self.threads, slots=self.sequences)
         tokenizer = DeltaTokenizer(adapter.tokenizer_json)
         settings = adapter.settings
-        return ready(
+        loaded = ready(
             source,
             tokenizer,
             self.base,
@@ -76,6 +79,7 @@ class AdapterLoader:
             form=settings.prompt,
             turns=settings.turns,
         )
+        return replace(loaded, thinking=Marks(*settings.thinking)) if settings.thinking else loaded
 
 
 def ready(

@@ -53,6 +53,8 @@ class Choices:
     tokenizer: Path | None = None
     normalization: Normalization | None = None
     alpha: float | None = None
+    thinking: tuple[str, ...] = ()
+    """What begins and what ends thoughts in its answers; empty for answers without."""
     turns: Turns | None = None
     name: str | None = None
     license: str = ""
@@ -65,6 +67,8 @@ class Choices:
     def __post_init__(self) -> None:
         if self.alpha is not None and not math.isfinite(self.alpha):
             raise UsageError(f"alpha must be a finite number, not {self.alpha}")
+        if any(not mark.strip() for mark in self.thinking):
+            raise UsageError("a mark of thoughts is empty: give two texts, as in <think> </think>")
         unknown = [p for p in self.precisions if p not in STORAGE]
         if unknown or not self.precisions:
             raise UsageError(f"precision {unknown}: choose some of {', '.join(STORAGE)}")
@@ -159,6 +163,7 @@ def _settings(checkpoint: Path, model: LlamaForCausalLM, choices: Choices) -> Ad
         prompt=choices.prompt or info.prompt,
         turns=choices.turns or info.turns,
         alpha=alpha,
+        thinking=choices.thinking,
         normalization=choices.normalization or info.normalization,
         template=template,
         training=info.training,

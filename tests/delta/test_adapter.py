@@ -153,6 +153,8 @@ def test_only_the_files_of_the_format_may_be_listed(folder: Path, name: str) -> 
         (lambda d: d.update(prompt={"name": "x", "turn": "no query"}), "{query}"),
         (lambda d: d.update(turns="some"), "turns is 'some'"),
         (lambda d: d.update(normalization="none"), "normalization 'none'"),
+        (lambda d: d.update(thinking=["<think>"]), "thinking is not two texts"),
+        (lambda d: d.update(thinking=["<think>", " "]), "thinking is not two texts"),
         (lambda d: d.update(alpha="1"), "`alpha` has the wrong type"),
         (lambda d: d["files"].pop("tokenizer.json"), "must list tokenizer.json and a graph"),
         (lambda d: d.update(files={"tokenizer.json": "x"}), "mapping"),

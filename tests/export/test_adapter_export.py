@@ -25,7 +25,9 @@ from cmc_local.text import token_map
 from cmc_local.text.delta_tokenizer import DeltaTokenizer
 from cmc_local.text.prompts import named_form
 
-ONE_GRAPH = Choices(precisions=("fp32",))  # an export takes a second or two for each precision
+ONE_GRAPH = Choices(
+    precisions=("fp32",), thinking=("<t>", "</t>")
+)  # an export takes a second or two for each precision
 
 
 @pytest.fixture
@@ -52,6 +54,7 @@ def test_an_adapter_says_what_the_checkpoint_said(checkpoint: Path, tmp_path: Pa
     assert (found.normalization, found.alpha) == ("add", 0.75)
     assert found.template == TemplateName("template", "ab" * 32)
     assert found.training["steps"] == 300
+    assert found.thinking == ("<t>", "</t>")
     assert found.shape.context == 96
     assert found.files.keys() == {"delta.onnx", "tokenizer.json", "README.md"}
     assert found.verification["fp32"]["error"] == done.figures[0].error < 1e-5

@@ -82,7 +82,7 @@ def test_a_task_cancelled_while_its_ask_is_prepared_is_never_queued(made: Made) 
 
 def test_its_sampler_is_closed_even_if_it_would_have_been_refused(made: Made) -> None:
     slow = Slow(made)
-    left_in_preparation(made, slow, lambda: made.shared._refuse("no more"))
+    left_in_preparation(made, slow, lambda: setattr(made.shared, "_refusal", "no more"))
     assert slow.closed
 
 

@@ -125,6 +125,17 @@ def test_the_chat_template_says_how_thoughts_are_marked(role: Role) -> None:
     assert raw.thinking == ""
 
 
+def test_an_adapter_says_how_its_thoughts_are_marked() -> None:
+    base = says(*THOUGHTFUL, prompt=2)
+    model = SteeredModel(base, base.sampler)
+    silent = adapter(FakeShift(lambda tokens: np.zeros(5)), base.vocabulary)
+    model.attach(replace(silent, thinking=MARKS), 1.0)
+    found = model.generate("a", Sampling(temperature=0))
+    assert (found.thinking, found.text) == ("a", "aa")
+    plain = model.generate("a", Sampling(temperature=0, max_tokens=3), alphas=0.0)
+    assert plain.thinking == ""  # nobody says what marks thoughts then
+
+
 def test_the_thoughts_of_earlier_answers_are_no_part_of_the_history() -> None:
     source = FakeShift(lambda tokens: np.zeros(5))
     base = says(*THOUGHTFUL)

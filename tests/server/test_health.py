@@ -173,3 +173,4 @@ def test_routes_are_there_without_v1_too(served: Served) -> None:
     assert small.client.get("/models").json() == small.client.get("/v1/models").json()
     props = small.client.get("/props").json()
     assert props["default_generation_settings"] == {"n_ctx": small.base.n_ctx}
+    assert props["total_slots"] == 2
