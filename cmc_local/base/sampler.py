@@ -21,8 +21,9 @@ from cmc_local.base.library import llama_cpp
 from cmc_local.base.model import BaseModel
 from cmc_local.errors import UsageError
 from cmc_local.settings import Sampling
-from cmc_local.text.forms import Matcher, form_of
+from cmc_local.text.forms import Ids, Matcher, form_of
 
+_NONE_LEFT = "the reply's form allows none of the model's tokens here: widen it"
 LogitBias = tuple[int, float]
 """A base token, and what is added to its logit."""
 
@@ -84,19 +85,38 @@ class _Formed:
         return self._matcher.forced()
 
     def sample(self, chain: Any, i: int) -> int:
-        allowed = self._matcher.allowed()
-        if len(allowed) == 1 and self._biases is None:
-            token = int(allowed[0])
+        choice = self._matcher.choice()
+        if choice.forbidden and self._biases is None:
+            token = self._all_but(choice.ids, chain, i)
+        elif len(choice.ids) == 1 and self._biases is None:
+            token = int(choice.ids[0])
             llama_cpp.llama_sampler_accept(chain, token)
-            self._matcher.take(token)
-            return token
+        else:
+            token = self._among(self._matcher.allowed(), chain, i)
+        self._matcher.take(token)
+        return token
+
+    def _all_but(self, forbidden: Ids, chain: Any, i: int) -> int:
+        """A token that is not among these, by llama.cpp's own pass over the row."""
+        row = self._base.logits(i)
+        kept = row[forbidden]
+        row[forbidden] = -np.inf
+        token = int(llama_cpp.llama_sampler_sample(chain, self._base.llama_context, i))
+        impossible = not np.isfinite(row[token])
+        row[forbidden] = kept  # whoever reads the row later reads the whole distribution
+        if impossible:
+            raise UsageError(_NONE_LEFT)
+        return token
+
+    def _among(self, allowed: Ids, chain: Any, i: int) -> int:
+        """One of these tokens."""
         candidates = self._candidates[: len(allowed)]
         candidates["id"] = allowed
         np.take(self._base.logits(i), allowed, out=candidates["logit"], mode="clip")
         if self._biases is not None:
             candidates["logit"] += self._biases[allowed]
         if not np.isfinite(candidates["logit"]).any():
-            raise UsageError("the reply's form allows none of the model's tokens here: widen it")
+            raise UsageError(_NONE_LEFT)
         array = llama_cpp.llama_token_data_array(
             data=candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data)),
             size=len(candidates),
@@ -106,7 +126,6 @@ class _Formed:
         llama_cpp.llama_sampler_apply(chain, ctypes.byref(array))
         token = int(array.data[array.selected].id)
         llama_cpp.llama_sampler_accept(chain, token)
-        self._matcher.take(token)
         return token
 
 

@@ -13,6 +13,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Choice:
+    """What a form leaves at one place, said by the fewer tokens."""
+
+    ids: Ids
+    """(n,) int32, in rising order"""
+    forbidden: bool
+    """Whether these are the tokens that may not come."""
+
+
 _JSON: Final[JsonCompileOptions] = {
     "whitespace_pattern": r"(\n[ \t]{0,32}| {0,2})",
     "coerce_one_of": False,
@@ -255,29 +268,36 @@ class Matcher:
         self._mask = np.zeros((size + 31) // 32, np.int32)
         self._size = size
         self._forced: Future[list[int]] | None = None
-        self._ids: Future[Ids] = _worker().submit(self._compute)
+        self._choice: Future[Choice] = _worker().submit(self._compute)
 
-    def allowed(self) -> Ids:
-        """The tokens that may come next, (n,) int32 in rising order.
+    def choice(self) -> Choice:
+        """The tokens that may come next, or those that may not, whichever are fewer.
 
         Once the form is complete these are the tokens that end a reply. Raises UsageError where
         llguidance's limits are met, or no token of the vocabulary can go on.
         """
-        ids = self._ids.result()
+        found = self._choice.result()
         if error := self._matcher.get_error():
             told = "nothing can follow" if "NoExtension" in error else _one_line(error)
             raise UsageError(f"the reply's form cannot be kept here ({told})")
-        if not len(ids):
+        if not len(found.ids) and not found.forbidden:
             raise UsageError("the reply's form allows none of the model's tokens here: widen it")
-        return ids
+        return found
+
+    def allowed(self) -> Ids:
+        """The tokens that may come next, (n,) int32 in rising order. Raises as `choice` does."""
+        found = self.choice()
+        if not found.forbidden:
+            return found.ids
+        return np.delete(np.arange(self._size, dtype=np.int32), found.ids)
 
     def take(self, token: int) -> None:
         """The reply goes on with an allowed token."""
-        self._ids.result()  # two threads at a time may not have llguidance's matcher
+        self._choice.result()  # two threads at a time may not have llguidance's matcher
         self._matcher.consume_token(token)
         if self._forced is not None:  # before the mask, which takes longer and is needed later
             self._forced = _worker().submit(self._matcher.compute_ff_tokens)
-        self._ids = _worker().submit(self._compute)
+        self._choice = _worker().submit(self._compute)
 
     def forced(self) -> Sequence[int]:
         """The tokens of the text that the form forces from here on, as the tokenizer has them.
@@ -285,14 +305,15 @@ class Matcher:
         Often none. Where a text can be spelled in several ways the model may choose another one.
         """
         if self._forced is None:
-            self._ids.result()
+            self._choice.result()
             self._forced = _worker().submit(self._matcher.compute_ff_tokens)
         return self._forced.result()
 
-    def _compute(self) -> Ids:
+    def _compute(self) -> Choice:
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=self._size)
-        return np.flatnonzero(bits).astype(np.int32)
+        forbidden = int(np.count_nonzero(bits)) * 2 > self._size
+        return Choice(np.flatnonzero(bits == 0 if forbidden else bits).astype(np.int32), forbidden)
 
 
 @cache

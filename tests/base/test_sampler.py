@@ -152,6 +152,27 @@ def test_tokens_that_a_grammar_forbids_altogether_do_not_end_the_process(base: B
         sampler.sample()
 
 
+@pytest.mark.parametrize("form", ["[^b]+", "[a]"])  # most tokens may come, or few
+def test_a_form_leaves_the_row_as_it_was(base: BaseModel, form: str) -> None:
+    texts = base.vocabulary.tokens
+    a, b = (max(i for i, text in enumerate(texts) if text == one) for one in (b"a", b"b"))
+    sampler = NativeSampler(base, Sampling(temperature=0.0, regex=form))
+    base.logits()[:] = -50.0
+    base.logits()[[a, b]] = 8.0, 9.0
+    before = base.logits().copy()
+    assert sampler.sample() == a
+    np.testing.assert_array_equal(base.logits(), before)
+
+
+def test_a_row_that_is_forbidden_altogether_is_refused_where_most_may_come(
+    base: BaseModel,
+) -> None:
+    sampler = NativeSampler(base, Sampling(temperature=0.0, regex="[^b]+"))
+    base.logits()[:] = -np.inf
+    with pytest.raises(UsageError, match="allows none"):
+        sampler.sample()
+
+
 def test_closing_twice_is_fine(base: BaseModel) -> None:
     sampler = NativeSampler(base, Sampling(grammar='root ::= "!"'))
     sampler.close()
