@@ -40,12 +40,18 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """Shifts that some base tokens may take instead of their mapped one, if these are larger."""
+    """Shifts that some base tokens may take instead of their own one, if these are larger.
+
+    A delta's logits are known up to a constant in each row, so what was said `steps` tokens ago
+    counts from the fill as many times: for one step exactly, for more if the constants are alike.
+    """
 
     ids: NDArray[np.intp]
     """(n,) intp, base tokens, each once"""
     values: NDArray[np.float32]
-    """(n,) float32, shifts before alpha"""
+    """(n,) float32, shifts before alpha, less `steps` times the fill"""
+    steps: int = 0
+    """How many of the delta's tokens they replace."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -100,31 +106,39 @@ class MappedShift:
         """Add to `out` what one shift with offers or a fill adds to `base`.
 
         Both are (V_base,) float32. `out` may be `base` itself; else that is lent, and given back
-        as the model left it. An unmapped token that is offered a shift counts as mapped:
+        as the model left it.
 
-            map (0, 1, none, none), shift (ln 3, 0), an offer of 1 for token 2
-            token 0 gets ln 3, 1 gets 0, 2 gets 1; 3 gets the fill of the tokens 0 to 2
+            map (0, 1, none, none), shift (ln 3, 0), an offer of 1 for token 2, one step back
+            fill = ln(3 + 1) - ln(1 + 1) = ln 2, of the tokens 0 and 1
+            token 0 gets ln 3, 1 gets 0, 2 gets 1 + ln 2; 3 gets ln 2
 
-        To sum over the mapped tokens alone, the others are set to -inf for the while.
+        To sum over the tokens that are mapped and offered nothing, the others are set to -inf for
+        the while.
         """
-        row = self.gathered([shift])
-        joined = self._apply_offers(row, shift)
-        if not self.fills or len(self._lone) == len(joined):
+        row, offers = self.gathered([shift]), shift.offers
+        if not self.fills and not offers:
             out += row
             return
-        own = base[joined]
+        own = [base[one.ids] for one in offers]
+        before = own if out is base else [out[one.ids] for one in offers]
         np.take(base, self._lone, out=self._kept, mode="clip")
         base[self._lone] = -np.inf
-        base[joined] = own
+        for one in offers:
+            base[one.ids] = -np.inf
         fill = self._add_mapped(base, row, out)
         base[self._lone] = self._kept
-        own += row[joined]
+        for one, kept in zip(offers, own, strict=True):
+            base[one.ids] = kept
         if out is not base:
             np.take(out, self._lone, out=self._kept, mode="clip")
-            own = out[joined]
-        np.add(self._kept, np.float32(fill), out=self._kept)
+        lone = fill if self.fills else 0.0
+        np.add(self._kept, np.float32(lone), out=self._kept)
         out[self._lone] = self._kept
-        out[joined] = own
+        if offers:
+            row[self._lone] = lone
+            _apply_offers(row, shift, fill)
+            for one, kept in zip(offers, before, strict=True):
+                out[one.ids] = kept + row[one.ids]
 
     def row(
         self, base: Logits, shift: Logits, alpha: float, offers: Sequence[Offer] = ()
@@ -137,23 +151,6 @@ class MappedShift:
         if alpha != 0:
             self.add(base.copy(), one, self.total)
         return self.total
-
-    def _apply_offers(self, row: Logits, shift: Shift) -> NDArray[np.intp]:
-        """Put each offer into `row` where it is larger than the own shift, both before alpha.
-
-        Returns the unmapped tokens, each once, that have become mapped by an offer.
-        """
-        joined = self._lone[:0]
-        larger = np.maximum if shift.alpha > 0 else np.minimum
-        for offer in shift.offers:
-            own, offered = row[offer.ids], offer.values * np.float32(shift.alpha)
-            lone = self._index[offer.ids] == len(self._scaled)
-            if len(joined):
-                lone &= ~np.isin(offer.ids, joined)
-            row[offer.ids] = np.where(lone, offered, larger(own, offered))
-            if lone.any():
-                joined = np.concatenate((joined, offer.ids[lone]))
-        return joined
 
     def _add_mapped(self, base: Logits, row: Logits, out: Logits) -> float:
         """Add `row` to `out`; what leaves the unmapped tokens' total probability as it is.
@@ -171,6 +168,14 @@ class MappedShift:
             out[block] += added
         fill = after - before
         return fill if math.isfinite(fill) else 0.0
+
+
+def _apply_offers(row: Logits, shift: Shift, fill: float) -> None:
+    """Put each offer into `row`, a shift after alpha, where it is larger than what stands there."""
+    larger = np.maximum if shift.alpha > 0 else np.minimum
+    for one in shift.offers:
+        offered = one.values * np.float32(shift.alpha) + np.float32(one.steps * fill)
+        row[one.ids] = larger(row[one.ids], offered)
 
 
 def add_shifts(base: Logits, shifts: Sequence[Shift]) -> None:

@@ -4,13 +4,17 @@ Where the base's tokens are finer than the delta's, a response often ends inside
 as one token. Let `u` be the text of the delta's last `k` tokens (k = 1..4, within one word) and `s`
 its logits before them. A delta token `d` that begins with `u` and is longer offers the base tokens
 that equal its remainder, or begin it, the shift `s[d]` less the logits that the k tokens got on
-their way. `MappedShift.row` takes the larger of this and the token's own shift.
+their way, plus k times the fill. `MappedShift` takes the larger of this and the token's own shift.
 
     response "... Mar"; the delta's last token is `Mar`, its logits before: Mar 1, Maria 4, Mark 2
     "ia", "i"   are offered 4 - 1 = 3, for Maria
     "k"         is offered 2 - 1 = 1, for Mark
 
 A delta that was trained on `Maria` as one token says it one position earlier, and nothing there.
+Why the fill: with p the base's probabilities before "Mar", the steered model gives "Maria" a share
+of p(Mar) p(ia) e^{s[Maria]}, and "Mar" followed by another token v one of p(Mar) p(v) e^{s[Mar]}
+e^{t[v]} / e^fill, t being the shift after "Mar" and e^fill its mean under p. Between the two stands
+s[Maria] - s[Mar] + fill against t[v].
 Knows two vocabularies; nothing of the base model.
 """
 
@@ -45,11 +49,11 @@ class _Joins:
     base_ids: NDArray[np.intp]
     """(m,) intp, each base token once"""
 
-    def offer(self, row: Logits, spent: float) -> Offer:
+    def offer(self, row: Logits, spent: float, steps: int) -> Offer:
         """The best shift for each base token; `row` is (V_delta,) float32."""
         best = np.maximum.reduceat(row[self.delta_ids], self.starts)
         best -= np.float32(spent)
-        return Offer(self.base_ids, best)
+        return Offer(self.base_ids, best, steps)
 
 
 class MidToken:
@@ -90,7 +94,7 @@ class MidToken:
                     break
             joins = self._joins(begun) if begun else None
             if joins is not None:
-                found.append(joins.offer(row_before(back), spent))
+                found.append(joins.offer(row_before(back), spent, back))
         return found
 
     def _find(self, begun: bytes) -> _Joins | None:

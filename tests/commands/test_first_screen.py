@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,10 +83,8 @@ def loaded(here: None, monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
         found.append(Loaded(chosen.gguf.name, acting))
         raise InputError("loaded")
 
-    def serve(
-        _service: Any, _policy: Any, _listening: Any, load: Callable[[], Any], **_: Any
-    ) -> None:
-        load()
+    def serve(service: Any, *_: Any, **__: Any) -> None:
+        service.models.entries[0].load()
 
     monkeypatch.setattr(loading, "steered", steered)
     monkeypatch.setattr(cmc_local.server.running, "serve", serve)

@@ -99,19 +99,24 @@ class SlowSteering:
         shift: list[float | None] = []
         for d in self.map:
             shift.append(float(rows[-1][d]) if d >= 0 else None)
-        if self.join:
-            self._take_offers(shift, stream, rows)
         scaled = [None if value is None else self.alpha * value for value in shift]
-        fill = self._fill(base_row, scaled) if self.neutral else 0.0
-        return [fill if value is None else value for value in scaled]
+        offers = self._offers(stream, rows) if self.join else []
+        away = {b for _, b, _ in offers}
+        sure = [None if b in away else value for b, value in enumerate(scaled)]
+        mean = self._fill(base_row, sure)
+        fill = mean if self.neutral else 0.0
+        found = [fill if value is None else value for value in scaled]
+        larger = max if self.alpha > 0 else min
+        for k, b, offer in offers:
+            found[b] = larger(found[b], self.alpha * offer + k * mean)
+        return found
 
-    def _take_offers(
-        self, shift: list[float | None], stream: Stream, rows: NDArray[np.float64]
-    ) -> None:
-        """Mid-token shifts: the larger of a token's own shift and what it is offered counts.
+    def _offers(self, stream: Stream, rows: NDArray[np.float64]) -> list[tuple[int, int, float]]:
+        """Mid-token shifts: (k, base token, what it is offered less k fills).
 
         Bytes that are held back belong to the word that was begun.
         """
+        found: list[tuple[int, int, float]] = []
         open_tokens = stream.tokens[stream.closed :]
         for k in range(min(LONGEST_JOIN, len(open_tokens)) + 1):
             last = open_tokens[len(open_tokens) - k :]
@@ -121,10 +126,8 @@ class SlowSteering:
             before = rows[len(rows) - 1 - k :]  # before[j]: what token j of `last` was chosen from
             way = sum(float(before[j][t]) for j, t in enumerate(last))
             for d, takers in self._longer(begun):
-                offer = float(before[0][d]) - way
-                for b in takers:
-                    own = shift[b]
-                    shift[b] = offer if own is None else max(own, offer)
+                found += [(k, b, float(before[0][d]) - way) for b in takers]
+        return found
 
     def _longer(self, begun: bytes) -> list[tuple[int, list[int]]]:
         """Delta tokens that go on after `begun`, each with the base tokens that go along."""
@@ -155,7 +158,7 @@ class SlowSteering:
             if add is not None:
                 after += math.exp(value + add - top)
                 before += math.exp(value - top)
-        return math.log(after) - math.log(before)
+        return math.log(after) - math.log(before) if before else 0.0
 
 
 def shifted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -138,19 +138,47 @@ def test_the_larger_shift_counts_under_a_negative_alpha_too() -> None:
     assert row.tolist() == [-6, -4, -2]
 
 
-@pytest.mark.parametrize("alpha", [1.0, -1.0])
-def test_an_offer_makes_an_unmapped_token_mapped_for_that_step(alpha: float) -> None:
-    one, base = mapped([0, -1, -1], 1), floats(0, 0, 0)
-    row = added(one, base, floats(0), alpha, offer(t1=math.log(3)))
-    # fill = ln(1 + 3^alpha) - ln(1 + 1)
-    fill = math.log(1 + 3**alpha) - math.log(2)
-    np.testing.assert_allclose(row, [0, alpha * math.log(3), fill], rtol=1e-6)
-    np.testing.assert_allclose(added(one, base, floats(0), alpha), [0, 0, 0], atol=1e-7)
+def test_an_offer_counts_from_the_fill_of_the_tokens_that_are_offered_nothing() -> None:
+    one, base = mapped([0, 1, -1, -1], 2), floats(0, 0, 0, 0)
+    for steps in (0, 1, 2):
+        given = replace(offer(t2=1.0), steps=steps)
+        fill = math.log(2)  # ln(3 + 1) - ln(1 + 1)
+        row = added(one, base, floats(math.log(3), 0), 1.0, given)
+        np.testing.assert_allclose(row, [math.log(3), 0, 1 + steps * fill, fill], rtol=1e-6)
+
+
+def test_a_constant_in_all_rows_of_a_delta_changes_no_probability() -> None:
+    one, base = mapped([0, 1, 0, -1], 2), floats(0.5, -1, 2, 0)
+    for steps in (1, 2, 3):
+        for constant in (0.0, 7.0):
+            # s[d] - s[t1] - ... - s[tk]: all but one of k + 1 constants are left
+            value = 2.0 + constant - steps * constant
+            given = Offer(np.array([0, 3]), floats(value, value), steps)
+            row = base.copy()
+            add_shifts(row, [Shift(one, floats(1, 3) + np.float32(constant), 1.0, [given])])
+            if constant == 0:
+                expected = probabilities(row)
+        np.testing.assert_allclose(probabilities(row), expected, rtol=1e-5)
+
+
+def test_an_offer_is_what_makes_two_words_as_likely_as_the_delta_has_them() -> None:
+    """The docstring of mid_token.py, by hand: "Maria" against "Mar" and another token."""
+    p_ia, p_other, p_end = 0.3, 0.5, 0.2  # the base after "Mar"
+    s_mar, s_maria, t_other, t_end = 1.0, 2.5, 0.7, -0.4  # the delta before "Mar", and after it
+    after = p_other * math.exp(t_other) + p_end * math.exp(t_end)
+    fill = math.log(after / (p_other + p_end))
+    whole = p_ia * math.exp(s_maria)
+    other = p_other * math.exp(s_mar + t_other - fill)
+    base = np.log(floats(p_other, p_end, p_ia))
+    given = replace(offer(t2=s_maria - s_mar), steps=1)
+    row = base + added(mapped([0, 1, -1], 2), base, floats(t_other, t_end), 1.0, given)
+    assert row[2] - row[0] == pytest.approx(math.log(whole / other), rel=1e-5)
 
 
 def test_an_offer_where_unmapped_tokens_take_zero() -> None:
     one = mapped([0, -1, -1], 1, "zero")
-    assert added(one, floats(0, 0, 0), floats(1), 1.0, offer(t1=-2.0)).tolist() == [1, -2, 0]
+    row = added(one, floats(0, 0, 0), floats(1), 1.0, offer(t1=2.0, t2=-2.0))
+    assert row.tolist() == [1, 2, 0]
 
 
 # --- against the slow reference --------------------------------------------------------------
@@ -165,24 +193,32 @@ class Slow:
     alpha: float
     unmapped: Unmapped = "neutral"
     offers: list[dict[int, float]] = field(default_factory=list)
+    """Of no step back, one step, ..."""
 
     def added(self, base: Sequence[float]) -> list[float]:
         """The formula of the module's docstring, one token at a time."""
         if self.alpha == 0:
             return [0.0] * len(base)
-        found = {v: self.row[i] for v, i in enumerate(self.ids) if i >= 0}
-        for offered in self.offers:
-            for v, value in offered.items():
-                found[v] = max(found.get(v, -math.inf), value)
+        own = {v: self.alpha * self.row[i] for v, i in enumerate(self.ids) if i >= 0}
+        away = {v for offered in self.offers for v in offered}
+        sure = [v for v in own if v not in away]
         fill = 0.0
-        if self.unmapped == "neutral" and any(base[v] > -math.inf for v in found):
-            after = math.fsum(math.exp(base[v] + self.alpha * s) for v, s in found.items())
-            before = math.fsum(math.exp(base[v]) for v in found)
-            fill = math.log(after) - math.log(before)
-        return [self.alpha * found[v] if v in found else fill for v in range(len(base))]
+        if any(base[v] > -math.inf for v in sure):
+            after = math.fsum(math.exp(base[v] + own[v]) for v in sure)
+            fill = math.log(after) - math.log(math.fsum(math.exp(base[v]) for v in sure))
+        lone = fill if self.unmapped == "neutral" else 0.0
+        found = [own.get(v, lone) for v in range(len(base))]
+        larger = max if self.alpha > 0 else min
+        for steps, offered in enumerate(self.offers):
+            for v, value in offered.items():
+                found[v] = larger(found[v], self.alpha * value + steps * fill)
+        return found
 
     def fast(self, one: MappedShift) -> Shift:
-        offers = [offer(**{f"t{v}": s for v, s in offered.items()}) for offered in self.offers]
+        offers = [
+            replace(offer(**{f"t{v}": s for v, s in offered.items()}), steps=steps)
+            for steps, offered in enumerate(self.offers)
+        ]
         return Shift(one, floats(*self.row), self.alpha, offers)
 
 
@@ -209,7 +245,7 @@ def adapters(draw: st.DrawFn, base_size: int) -> list[tuple[Slow, MappedShift]]:
         ids_, delta_size, unmapped, shared = draw(st.sampled_from(pool))
         row = draw(st.lists(numbers, min_size=delta_size, max_size=delta_size))
         offered = st.dictionaries(st.integers(0, base_size - 1), numbers, min_size=1, max_size=4)
-        offers = draw(st.lists(offered, max_size=2))
+        offers = draw(st.lists(offered, max_size=3))
         one = shared if draw(st.booleans()) else mapped(ids_, delta_size, unmapped)
         made.append((Slow(ids_, row, draw(strengths), unmapped, offers), one))
     return made

@@ -50,12 +50,12 @@ def test_the_docstrings_example() -> None:
 
 
 def test_offers_reach_the_base_logits() -> None:
-    # i, ia and k have no counterpart of their own; the end and "Mar" keep their 0.5
+    # i, ia and k have no counterpart of their own; the end and "Mar" keep their 0.5, the fill
     rows = before([0, 1, 4, 2], [0.5, 0.5, 0.5, 0.5])
     mapped = MappedShift(build(BASE, DELTA, fallback="none"), Control(unmapped="zero"))
     offers = MidToken(BASE, DELTA).offers([1], rows)
     row = mapped.row(np.zeros(5, np.float32), rows(0), 1.0, offers)
-    assert row.tolist() == [0.5, 3, 3, 1, 0.5]
+    assert row.tolist() == [0.5, 3.5, 3.5, 1.5, 0.5]
 
 
 def test_two_tokens_on_their_way_both_count() -> None:
