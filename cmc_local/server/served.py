@@ -31,6 +31,9 @@ from cmc_local.server.metrics import Watched
 from cmc_local.text.vocabulary import Vocabulary
 
 State = Literal["unloaded", "loading", "loaded", "failed"]
+_CLAIM_SECONDS: Final = 15.0
+"""How long a model that was just loaded waits for whoever asked for it: else two clients whose
+models do not fit together could put each other's away for ever."""
 _AGAIN_SECONDS: Final = 10.0
 """How long a model that could not be loaded is not tried again."""
 
@@ -99,6 +102,7 @@ class Entry:
     used: float = field(default_factory=time.monotonic)
     """When somebody last needed it, or it changed its state."""
     _users: int = 0
+    _unclaimed: bool = False  # loaded, and nobody has used it yet
 
     @property
     def alphas(self) -> Mapping[str, float]:
@@ -119,8 +123,9 @@ class Entry:
 
     @property
     def in_use(self) -> bool:
-        """Whether a request needs it now."""
-        return self._users > 0 or (self.model is not None and self.model.state.busy)
+        """Whether a request needs it now, or is about to come for it."""
+        awaited = self._unclaimed and time.monotonic() - self.used < _CLAIM_SECONDS
+        return awaited or self._users > 0 or (self.model is not None and self.model.state.busy)
 
     @contextmanager
     def held(self) -> Iterator[ServedModel]:
@@ -134,6 +139,7 @@ class Entry:
     def take(self) -> None:
         """A request needs it from now on."""
         self._users += 1
+        self._unclaimed = False
 
     def give_back(self) -> None:
         """The request is over."""
@@ -146,6 +152,7 @@ class Entry:
         spelled = (*vocabulary.tokens, *(name.encode() for name in vocabulary.names))
         self.text_bytes = model.base.n_ctx * max(map(len, spelled))
         self.model, self.state, self.error, self.used = model, "loaded", None, time.monotonic()
+        self._unclaimed = True
 
 
 @dataclass(eq=False)

@@ -100,8 +100,10 @@ def test_the_one_that_was_not_used_for_the_longest_time_makes_room() -> None:
         a, b, c = some.entries
         await loaded(some, a)
         await loaded(some, b)
-        with a.held():
-            pass
+        assert code(lambda: some.want(c)) == "no_memory"  # both wait for who asked for them
+        for one in (b, a):
+            with one.held():
+                pass
         await loaded(some, c)
         assert [one.state for one in (a, b, c)] == ["loaded", "unloaded", "loaded"]
         assert isinstance(b.load, Loads)
