@@ -18,17 +18,17 @@ WITHOUT_EFFECT: Final = frozenset({
     *("user", "metadata", "store", "service_tier", "prediction", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_retention", "cache_prompt", "id_slot", "slot_id"),
     *("keep_alive", "timings_per_token", "return_tokens", "return_progress", "priority"),
-    *("post_sampling_probs", "skip_special_tokens", "spaces_between_special_tokens"),
-    *("request_id", "include_reasoning", "separate_reasoning", "t_max_predict_ms", "n_keep"),
-    *("n_discard", "include_stop_str_in_output", "add_special_tokens", "echo_reasoning", "extra"),
-    *("include", "inference_geo", "betas", "max_tool_calls", "cache_control"),
+    *("post_sampling_probs", "request_id", "include", "inference_geo", "betas", "cache_control"),
 })  # fmt: skip
 """Accepted: they speak of accounts, caches, speed, or of what is told beside the text."""
 
 NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"), (0,)),
-    **dict.fromkeys(("min_tokens", "min_keep", "n_probs", "prompt_logprobs"), (0,)),
+    **dict.fromkeys(("min_tokens", "min_keep", "n_probs", "prompt_logprobs", "n_keep"), (0,)),
     **dict.fromkeys(("ignore_eos", "use_beam_search", "early_stopping", "background"), (False,)),
+    **dict.fromkeys(("skip_special_tokens", "spaces_between_special_tokens"), (True,)),
+    "include_stop_str_in_output": (False,),
+    "t_max_predict_ms": (-1, 0),
     **dict.fromkeys(
         ("stop_token_ids", "bad_words", "allowed_token_ids", "samplers", "lora", "documents",
          "chat_template", "logits_processors", "images", "conversation", "mcp_servers",
